@@ -1,0 +1,253 @@
+//! What is meant: a configuration in which every value is checked. Nothing here can be wrong, so nothing here is checked again.
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cooldown_pacer::{Limit, Urgency, Weight};
+
+use super::secret::Secret;
+
+/// Everything that the program was told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect, and what they may send.
+    pub server: Server,
+    /// Routes in the order of the file; matching order is [`crate::proxy::route`]'s business.
+    pub routes: Vec<Route>,
+    /// Limits by the domain that the client asked for.
+    pub domain_limits: Vec<DomainLimits>,
+    /// Limits of domains that no entry names; each domain has buckets of its own.
+    pub default_limits: Vec<Limit>,
+    /// LLM providers.
+    pub providers: Vec<Provider>,
+    /// If present, callers must name one of these.
+    pub clients: Option<Vec<Client>>,
+    /// How requests wait.
+    pub queue: Queue,
+    /// What is tried again.
+    pub retry: Retry,
+    /// The admin listener; `None` when it is off.
+    pub admin: Option<Admin>,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// `server`.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Host name or address to listen on.
+    pub host: String,
+    /// Port; 0 lets the system choose.
+    pub port: u16,
+    /// Threads; `None` = one for each core.
+    pub workers: Option<NonZeroUsize>,
+    /// The largest request body that is read into memory, in bytes. Bodies that are only passed through have no bound.
+    pub max_body: u64,
+    /// How long a client may take for a request head, and how long an idle connection is kept.
+    pub header_timeout: Duration,
+    /// How long a shutdown waits for requests that are under way.
+    pub drain_timeout: Duration,
+    /// How long a body may stand still, in either direction, before it is cut.
+    pub idle_timeout: Duration,
+}
+
+/// One entry of `routes`.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// The key as it was written: shown in logs, metrics and the start-up text.
+    pub name: String,
+    /// What requests it matches.
+    pub rule: Match,
+    /// Where they go.
+    pub upstream: Upstream,
+    /// Limits of this route, for all its requests together.
+    pub limits: Vec<Limit>,
+}
+
+/// What a route matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Match {
+    /// The request's host, lower case, without port.
+    Host(String),
+    /// Hosts that end in this: `.example.com` for `*.example.com`. At least one more label must stand in front.
+    Subdomains(String),
+    /// Requests whose path starts with these whole segments: `/internal` matches `/internal` and `/internal/x`, not `/internals`.
+    Path(String),
+    /// Every request.
+    Any,
+}
+
+/// A remote API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// Host name or address, lower case; an IPv6 address without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// The base path, put in front of every request's path: empty, or starting with `/` and not ending in one.
+    pub base_path: String,
+    /// How long the response head may take, counted from the departure.
+    pub timeout: Duration,
+    /// How long the connection may take (DNS, TCP, TLS).
+    pub connect_timeout: Duration,
+    /// Which `Host` is sent.
+    pub host_header: HostHeader,
+}
+
+/// Which `Host` an upstream is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostHeader {
+    /// The client's own.
+    Client,
+    /// The upstream's.
+    Upstream,
+}
+
+/// One entry of `rate_limits`.
+#[derive(Debug, Clone)]
+pub struct DomainLimits {
+    /// The domain as it was written.
+    pub name: String,
+    /// What hosts it matches: [`Match::Host`], [`Match::Subdomains`] or [`Match::Any`].
+    pub rule: Match,
+    /// Whether each matching host has buckets of its own, instead of one for all.
+    pub per_host: bool,
+    /// The limits.
+    pub limits: Vec<Limit>,
+}
+
+/// One entry of `providers`.
+#[derive(Debug, Clone)]
+pub struct Provider {
+    /// Its name; requests reach it at `/<name>/…`.
+    pub name: String,
+    /// Where it is.
+    pub upstream: Upstream,
+    /// Its keys, at least one; `client` alone stands for the caller's own.
+    pub keys: Keys,
+    /// Model names and globs.
+    pub models: Vec<String>,
+    /// Limits for each key.
+    pub limits: Vec<Limit>,
+    /// Limits for each key and model that a glob matches.
+    pub model_limits: Vec<(String, Vec<Limit>)>,
+}
+
+/// Whose credentials a provider is sent.
+#[derive(Debug, Clone)]
+pub enum Keys {
+    /// The caller's own, unchanged.
+    Client,
+    /// Ours.
+    Ours(Vec<Secret>),
+}
+
+/// One entry of `clients`.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Its name.
+    pub name: String,
+    /// How it proves that it is that client; without one it is named by `x-cooldown-client`.
+    pub token: Option<Secret>,
+    /// Its share.
+    pub weight: Weight,
+    /// Its urgency where a request states none.
+    pub urgency: Urgency,
+    /// Limits of its own, over all routes.
+    pub limits: Vec<Limit>,
+}
+
+/// `queue`.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    /// The longest that a request may wait.
+    pub max_wait: Duration,
+    /// How many requests may wait in one line.
+    pub max_depth: usize,
+    /// How a client is told from another: the first of these that a request has.
+    pub client_by: Vec<ClientBy>,
+    /// A waiting request gains one level of urgency in this time.
+    pub ageing: Duration,
+    /// The fixed part of the guard against network jitter; 0.1 % of the period comes on top.
+    pub guard: Duration,
+}
+
+/// How a client is told from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientBy {
+    /// By the token of a configured client (`authorization: Bearer …` or `x-api-key`).
+    Token,
+    /// By the field `x-cooldown-client`.
+    Header,
+    /// By the credentials that it sends upstream.
+    Authorization,
+    /// By its address.
+    Ip,
+}
+
+/// `retry`.
+#[derive(Debug, Clone)]
+pub struct Retry {
+    /// How often a request is tried in all.
+    pub attempts: u32,
+    /// What is tried again.
+    pub on: Vec<RetryOn>,
+}
+
+/// What may be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryOn {
+    /// A response with this status.
+    Status(u16),
+    /// A connection that could not be made.
+    Connect,
+}
+
+/// `admin`.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Host name or address to listen on.
+    pub host: String,
+    /// Port; 0 lets the system choose.
+    pub port: u16,
+    /// What a caller must show (`authorization: Bearer …`); always set where `host` is not loopback.
+    pub token: Option<Secret>,
+}
+
+/// `log`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The least important level that is written.
+    pub level: tracing::Level,
+    /// The form of a line.
+    pub format: LogFormat,
+    /// Whether every request gets a line.
+    pub access: bool,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where a configuration came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// The command line.
+    Flags,
+}
+
+/// Whether a host name or address is only reachable from this machine.
+pub fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
