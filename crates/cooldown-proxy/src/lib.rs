@@ -1,3 +1,5 @@
 //! Cooldown Proxy: a reverse proxy that delays requests to rate-limited APIs instead of refusing them.
 
+pub mod admin;
 pub mod config;
+pub mod telemetry;
