@@ -157,7 +157,7 @@ fn upstream_uri(uri: Uri, base: &str, prefix: usize) -> Result<Uri, ProxyError> 
         return Ok(uri);
     }
     let rest = &path.as_str()[prefix..];
-    let root = if base.is_empty() && !rest.starts_with('/') { "/" } else { "" };
+    let root = if !rest.starts_with('/') && (base.is_empty() || prefix == 0) { "/" } else { "" };
     let joined = [base, root, rest].concat();
     joined.parse().map_err(|_| ProxyError::InvalidRequest("the path is no path"))
 }
