@@ -27,14 +27,14 @@ pub(super) fn wait_budget(headers: &HeaderMap, max_wait: Duration) -> Duration {
 
 /// The urgency that a request states (RFC 9218 §4.1).
 pub(super) fn urgency(headers: &HeaderMap) -> Option<Urgency> {
-    // A dictionary: of several members with one name the last counts.
     let members = headers.get_all(PRIORITY).iter().filter_map(|value| value.to_str().ok());
     let levels = members.flat_map(|value| value.split(',')).filter_map(|member| {
         let value = member.trim().strip_prefix("u=")?;
         let value = value.split_once(';').map_or(value, |(value, _)| value);
         Urgency::new(value.trim().parse().ok()?)
     });
-    levels.last()
+    // A dictionary: of several members with one name the last counts.
+    levels.fold(None, |_, level| Some(level))
 }
 
 /// `wait=10` in a list of preferences, each of which may have parameters.
