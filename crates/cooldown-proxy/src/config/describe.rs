@@ -2,9 +2,9 @@
 
 use std::fmt::{self, Write as _};
 
-use cooldown_pacer::Limit;
+use cooldown_pacer::{Limit, Unit};
 
-use super::model::{Config, DomainLimits, Keys, Match, Upstream};
+use super::model::{Config, DomainLimits, Keys, Match, Provider, Upstream};
 
 /// Where the listeners are, as `host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,28 @@ impl Config {
         self.describe_domains(&mut text);
         self.describe_providers(&mut text);
         self.describe_clients(&mut text);
+        let later = self.not_in_force();
+        if !later.is_empty() {
+            let _ = writeln!(text, "  understood, but not in force in this version: {}", later.join(", "));
+        }
         text
+    }
+
+    /// What the configuration asks for and this version does not do.
+    fn not_in_force(&self) -> Vec<&'static str> {
+        let limits = self.routes.iter().flat_map(|route| &route.limits);
+        let limits = limits.chain(self.domain_limits.iter().flat_map(|domain| &domain.limits));
+        let limits =
+            limits.chain(&self.default_limits).chain(self.providers.iter().flat_map(|provider| &provider.limits));
+        let mut limits = limits.chain(self.clients.iter().flatten().flat_map(|client| &client.limits));
+        let counts_tokens = |limit: &Limit| matches!(limit, Limit::Rate(rate) if rate.unit() != Unit::Requests);
+        let several_keys = |provider: &Provider| matches!(&provider.keys, Keys::Ours(keys) if keys.len() > 1);
+        let asked = [
+            (limits.any(counts_tokens), "limits of tokens"),
+            (self.providers.iter().any(|provider| !provider.model_limits.is_empty()), "`model_limits`"),
+            (self.providers.iter().any(several_keys), "keys after the first of `api_keys`"),
+        ];
+        asked.into_iter().filter(|(asked, _)| *asked).map(|(_, what)| what).collect()
     }
 
     /// The entry of `rate_limits` that holds for everything that a route for hosts matches.
@@ -78,16 +99,7 @@ impl Config {
 
     fn describe_providers(&self, text: &mut String) {
         for provider in &self.providers {
-            let mut limits = paced(&provider.limits);
-            for (models, of_models) in &provider.model_limits {
-                limits.extend(paced(of_models).into_iter().map(|limit| format!("{models}: {limit}")));
-            }
-            match &provider.keys {
-                Keys::Ours(keys) if keys.len() > 1 && !limits.is_empty() => {
-                    limits.push(format!("for each of {} keys", keys.len()));
-                }
-                _ => {}
-            }
+            let limits = paced(&provider.limits);
             describe_upstream(text, &format!("/{}/…", provider.name), &provider.upstream, &limits);
         }
     }

@@ -103,7 +103,7 @@ pub(super) fn admin(file: &mut Fields<'_>, server: Option<&Server>, report: &mut
     admin.token = token.as_ref().and_then(|field| field.secret(report));
     section.close(report);
     if admin.token.is_none() && !is_loopback(&admin.host) {
-        let hint = "add `token: ${COOLDOWN_ADMIN_TOKEN}` and set that variable, or listen on `localhost`";
+        let hint = "add `token: \"${COOLDOWN_ADMIN_TOKEN}\"` and set that variable, or listen on `localhost`";
         report.fault(host_at, "admin: a token is required where `host` is not loopback", hint);
     }
     if server.is_some_and(|server| admin.shares_port_with(server)) {

@@ -77,7 +77,8 @@ fn keys(fields: &mut Fields<'_>, entry: &Named<'_>, name: &str, report: &mut Rep
     let unreadable = given.iter().any(Field::is_broken) || report.len() > faults_before;
     if keys.is_empty() && !unreadable {
         let variable = name.to_ascii_uppercase().replace(['-', '.'], "_");
-        let hint = format!("add `api_key: ${{{variable}_API_KEY}}`, or `api_key: client` to pass on the caller's own");
+        let hint =
+            format!("add `api_key: \"${{{variable}_API_KEY}}\"`, or `api_key: client` to pass on the caller's own");
         report.fault(entry.at, format!("provider {name}: API key is required"), hint);
         return None;
     }

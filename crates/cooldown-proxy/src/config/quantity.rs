@@ -148,7 +148,8 @@ pub(super) fn written(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     let unit = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)].into_iter();
     let unit = unit.map(|(name, seconds)| (name, seconds * u128::from(NANOS_PER_SECOND)));
-    let unit = unit.chain([("ms", 1_000_000), ("us", 1_000)]).find(|(_, unit)| nanos > 0 && nanos.is_multiple_of(*unit));
+    let unit =
+        unit.chain([("ms", 1_000_000), ("us", 1_000)]).find(|(_, unit)| nanos > 0 && nanos.is_multiple_of(*unit));
     match unit {
         Some((name, unit)) => format!("{}{name}", nanos / unit),
         None if nanos == 0 => "0s".to_owned(),

@@ -450,8 +450,9 @@ clients: {alice: {limits: {concurrency: 4}}}
       * → http://127.0.0.1:9000: by the domain asked for
       domain unrouted.org: 1 request a second: 1 at once, then one every 1 s
       any other domain: 1 request a second: 1 at once, then one every 1 s (for each)
-      /cerebras/… → https://api.cerebras.ai: 60000 tokens a minute, 6000 at once; qwen-*: 10 requests a minute: 1 at once, then one every 6 s; for each of 2 keys
+      /cerebras/… → https://api.cerebras.ai: 60000 tokens a minute, 6000 at once
       client alice: 4 in flight
+      understood, but not in force in this version: limits of tokens, `model_limits`, keys after the first of `api_keys`
     "#);
     let quiet = valid(&format!("{BASE}admin: off\n"));
     insta::assert_snapshot!(quiet.describe(&quiet.addresses()), @r#"
