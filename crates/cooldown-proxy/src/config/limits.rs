@@ -1,6 +1,6 @@
 //! Reads limits: the general form, and the classic requests per second.
 
-use cooldown_pacer::{Limit, RateError, Unit};
+use cooldown_pacer::{LARGEST_AMOUNT, Limit, Rate, RateError, Unit};
 
 use super::fault::Report;
 use super::field::{Field, Fields};
@@ -52,12 +52,12 @@ pub(super) fn classic(fields: &mut Fields<'_>, report: &mut Report) -> Option<Li
     };
     let rate = per_second(&stated, report)?;
     let Some(burst) = burst else { return Some(rate.into()) };
-    let number = burst.whole(1..=cooldown_pacer::LARGEST_AMOUNT, report)?;
+    let number = burst.whole(1..=LARGEST_AMOUNT, report)?;
     checked(&burst, rate.with_burst(number).map_err(LimitError::from), report).map(Limit::Rate)
 }
 
 /// A plain number of requests a second.
-pub(super) fn per_second(field: &Field<'_>, report: &mut Report) -> Option<cooldown_pacer::Rate> {
+pub(super) fn per_second(field: &Field<'_>, report: &mut Report) -> Option<Rate> {
     match rate::per_second(field.text(report)?) {
         Err(LimitError::Amount) => {
             let hint = "write requests per second, such as `10` or `0.5`; `limits` takes other periods and units";
@@ -68,7 +68,7 @@ pub(super) fn per_second(field: &Field<'_>, report: &mut Report) -> Option<coold
     }
 }
 
-fn rate_of(field: &Field<'_>, unit: Unit, report: &mut Report) -> Option<cooldown_pacer::Rate> {
+fn rate_of(field: &Field<'_>, unit: Unit, report: &mut Report) -> Option<Rate> {
     if field.is_map() {
         let message = format!("`{}`: limits by the calendar are not supported by this version", field.path());
         report.fault(field.at(), message, "write a rate such as `1000/day`, which holds for every 24 hours");

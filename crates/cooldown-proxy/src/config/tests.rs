@@ -410,6 +410,25 @@ fn the_example_starts_as_it_stands() {
 }
 
 #[test]
+fn every_example_of_the_reference_is_valid() {
+    let reference = include_str!("../../../../docs/configuration.md");
+    let blocks: Vec<&str> = reference.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() > 8);
+    for block in blocks {
+        let mut text = block.to_owned();
+        for line in BASE.lines() {
+            let section = line.split(':').next().expect("a name");
+            if !block.lines().any(|line| line.starts_with(&format!("{section}:"))) {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        let parsed = super::parse("docs/configuration.md", &text, &|name| Some(format!("value-of-{name}")));
+        parsed.unwrap_or_else(|faults| panic!("{faults}"));
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
     let missing = super::load(&folder.path().join("none.yaml")).expect_err("no such file");
