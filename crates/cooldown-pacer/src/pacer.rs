@@ -112,10 +112,8 @@ impl Pacer {
         }
         let full = self.line.len() >= self.settings.max_depth;
         let place = self.join(now, keys, &ask);
-        let late = !self.is_surely_in_time(now, place) && self.is_late(now, place);
-        if full || late {
-            let why = if full { Why::LineFull } else { Why::WaitTooLong };
-            let refusal = self.refusal(now, place, why);
+        let refusal = if full { Some(self.refusal(now, place, Why::LineFull)) } else { self.too_late(now, place) };
+        if let Some(refusal) = refusal {
             self.leave_line(now, place);
             return Admission::Refuse(refusal);
         }
@@ -311,14 +309,16 @@ impl Pacer {
         Refusal { why, retry_after: Duration::from_nanos(predicted.saturating_sub(now)) }
     }
 
-    /// A bound that costs nothing: even if everybody leaves before it, it leaves in time.
-    fn is_surely_in_time(&self, now: u64, place: Place) -> bool {
-        let waiter = self.line.waiter(place);
-        waiter.latest == u64::MAX || self.predicted_at_the_latest(now, place) <= waiter.latest
-    }
-
-    fn is_late(&self, now: u64, place: Place) -> bool {
-        self.predicted(now, place) > self.line.waiter(place).latest && !self.can_leave_at_once(now, place)
+    /// The refusal of a newcomer that cannot leave before its wait budget ends.
+    fn too_late(&self, now: u64, place: Place) -> Option<Refusal> {
+        let latest = self.line.waiter(place).latest;
+        // A bound that costs nothing settles most cases: even if everybody leaves before it, it leaves in time.
+        if latest == u64::MAX || self.predicted_at_the_latest(now, place) <= latest {
+            return None;
+        }
+        let refusal = self.refusal(now, place, Why::WaitTooLong);
+        let is_late = u128::from(latest.saturating_sub(now)) < refusal.retry_after.as_nanos();
+        (is_late && !self.can_leave_at_once(now, place)).then_some(refusal)
     }
 
     /// Whether a newcomer may pass everybody.

@@ -8,6 +8,9 @@ use crate::line::{FlowState, Place, Queue};
 use crate::pacer::Pacer;
 use crate::time::Instant;
 
+/// Virtual time is counted in picoseconds.
+const PICOS_PER_NANO: f64 = 1000.0;
+
 /// What leaves before a waiter, of its own queue.
 struct Ahead {
     requests: f64,
@@ -58,7 +61,8 @@ impl Pacer {
         let own = &queue.flows[waiter.flow as usize];
         let (mut requests, mut cost) = self.line.ahead_in_flow(place);
         let is_first = requests == 0.0;
-        let tag = own.start + self.span(&queue.keys, &cost) / u128::from(own.weight);
+        let lead = self.span(&queue.keys, &cost) / f64::from(own.weight);
+        let tag = own.start + lead as u128;
         let own_step = self.step(queue, own);
         for &(start, number, flow) in &queue.order {
             if start > tag {
@@ -70,16 +74,17 @@ impl Pacer {
             let other = &queue.flows[flow as usize];
             let step = self.step(queue, other);
             // Spans of several requests are rounded once, those of single ones each: nearly whole is whole.
-            let steps = (tag - start) as f64 / step as f64;
-            let is_tie = (steps - steps.round()).abs() < 1e-6;
-            let whole = if is_tie { steps.round() } else { steps.floor() };
+            let steps = (tag - start) as f64 / step;
+            let nearest = (steps + 0.5) as u64 as f64;
+            let is_tie = (steps - nearest).abs() < 1e-6;
+            let whole = if is_tie { nearest } else { steps as u64 as f64 };
             // At equal tags, whoever reached its tag first is served first: the one that was served before at the
             // smaller tag, or that stands there already.
             let wins_tie = match (whole == 0.0, is_first) {
                 (true, true) => number < own.number,
                 (true, false) => start > own.start || number < own.number,
                 (false, true) => false,
-                (false, false) if step.abs_diff(own_step) <= 1 => (start, own.number) > (own.start, number),
+                (false, false) if (step - own_step).abs() <= 1.0 => (start, own.number) > (own.start, number),
                 (false, false) => step > own_step,
             };
             let served = (whole + f64::from(u8::from(!is_tie || wins_tie))).min(f64::from(other.waiting));
@@ -90,9 +95,9 @@ impl Pacer {
     }
 
     /// How far virtual time moves for a flow when one of its requests is served.
-    fn step(&self, queue: &Queue, flow: &FlowState) -> u128 {
-        let span = self.span(&queue.keys, &flow.backlog) / u128::from(flow.waiting.max(1));
-        (span / u128::from(flow.weight)).max(1)
+    fn step(&self, queue: &Queue, flow: &FlowState) -> f64 {
+        let span = self.span(&queue.keys, &flow.backlog) / f64::from(flow.waiting.max(1));
+        (span / f64::from(flow.weight)).max(1.0)
     }
 
     /// What other queues take from a key first: everything of more urgent ones, a fair part of equally urgent ones.
@@ -129,13 +134,13 @@ impl Pacer {
     }
 
     /// What fairness charges for a cost, where it is not known yet which limit will bind: the largest part of any.
-    fn span(&self, keys: &KeySet, cost: &Cost) -> u128 {
+    fn span(&self, keys: &KeySet, cost: &Cost) -> f64 {
         let buckets = keys.iter().flat_map(|&key| &self.keys.get(key).buckets);
         let spans = buckets.map(|bucket| match bucket {
-            Bucket::Rate(rate) => bucket.span(cost.get(rate.unit())),
-            Bucket::Slots(_) => 0,
+            Bucket::Rate(rate) => rate.pace.span(cost.get(rate.unit()) as f64) * PICOS_PER_NANO,
+            Bucket::Slots(_) => 0.0,
         });
-        spans.max().unwrap_or(0)
+        spans.fold(0.0, f64::max)
     }
 }
 
