@@ -14,7 +14,7 @@ use super::url::Url;
 pub struct Config {
     /// Where clients connect, and what they may send.
     pub server: Server,
-    /// Routes in the order of the file; matching order is [`crate::proxy::route`]'s business.
+    /// Routes in the order of the file; in which order they match is the router's business.
     pub routes: Vec<Route>,
     /// Limits by the domain that the client asked for.
     pub domain_limits: Vec<DomainLimits>,
