@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{self, Config, Faults};
 
@@ -91,7 +91,7 @@ pub struct Listen {
 
 /// Delays requests to rate-limited APIs instead of refusing them.
 #[derive(Debug, Parser)]
-#[command(name = "cooldown-proxy", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(name = "cooldown-proxy", version, after_help = EXAMPLES)]
 struct Arguments {
     #[command(flatten)]
     serve: Serve,
@@ -102,10 +102,10 @@ struct Arguments {
 #[derive(Debug, Args)]
 struct Serve {
     /// Read this configuration; `-config FILE` works as well [default: config.yaml]
-    #[arg(short, long, value_name = "FILE", conflicts_with = "upstream")]
+    #[arg(short, long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Pace this one upstream, without a configuration file
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
     upstream: Option<String>,
     /// A limit of the upstream: `10/s`, `"60k tokens/min"`, `"8 concurrent"`; may be repeated
     #[arg(long = "limit", value_name = "LIMIT", requires = "upstream")]
@@ -119,11 +119,8 @@ enum Subcommands {
     /// Say what a configuration means, or what is wrong with it
     Check {
         /// The file [default: config.yaml]
-        #[arg(value_name = "FILE", conflicts_with = "config")]
+        #[arg(value_name = "FILE")]
         path: Option<PathBuf>,
-        /// The file, as serving takes it
-        #[arg(short, long, value_name = "FILE")]
-        config: Option<PathBuf>,
     },
     /// Write a commented configuration that starts as it stands
     Init {
@@ -149,16 +146,25 @@ enum Subcommands {
 /// # Errors
 /// When it is faulty, or asks for help: [`clap::Error::exit`] prints either and ends with the right code.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
-    let arguments = Arguments::try_parse_from(with_long_config(arguments))?;
-    Ok(match arguments.command {
-        None => Command::Serve { source: source(arguments.serve) },
-        Some(Subcommands::Check { path, config }) => {
-            Command::Check { path: path.or(config).unwrap_or_else(default_file) }
-        }
-        Some(Subcommands::Init { path, force }) => Command::Init { path, force },
-        Some(Subcommands::Demo { seconds }) => Command::Demo { seconds },
-        Some(Subcommands::Version) => Command::Version,
+    let Arguments { serve, command } = Arguments::try_parse_from(with_long_config(arguments))?;
+    let Some(command) = command else { return Ok(Command::Serve { source: source(serve) }) };
+    let takes_config = matches!(command, Subcommands::Check { path: None });
+    if serve.has_more_than_config() || (serve.config.is_some() && !takes_config) {
+        let message = "options of serving do not go with this command, or name a file twice";
+        return Err(Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+    }
+    Ok(match command {
+        Subcommands::Check { path } => Command::Check { path: path.or(serve.config).unwrap_or_else(default_file) },
+        Subcommands::Init { path, force } => Command::Init { path, force },
+        Subcommands::Demo { seconds } => Command::Demo { seconds },
+        Subcommands::Version => Command::Version,
     })
+}
+
+impl Serve {
+    fn has_more_than_config(&self) -> bool {
+        self.upstream.is_some() || !self.limits.is_empty() || self.listen != Listen::default()
+    }
 }
 
 /// Turns `-config` into `--config`: clap would read it as `-c` with the value `onfig`.
@@ -245,7 +251,6 @@ pub fn version() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
     use rstest::rstest;
 
     use super::*;
@@ -289,6 +294,8 @@ mod tests {
     #[case("check", Command::Check { path: "config.yaml".into() })]
     #[case("check f.yaml", Command::Check { path: "f.yaml".into() })]
     #[case("check -config f.yaml", Command::Check { path: "f.yaml".into() })]
+    #[case("check -c f.yaml", Command::Check { path: "f.yaml".into() })]
+    #[case("-config f.yaml check", Command::Check { path: "f.yaml".into() })]
     #[case("init", Command::Init { path: "config.yaml".into(), force: false })]
     #[case("init f.yaml --force", Command::Init { path: "f.yaml".into(), force: true })]
     #[case("demo", Command::Demo { seconds: None })]
@@ -306,6 +313,11 @@ mod tests {
     #[case("--port 65536")]
     #[case("demo --seconds 0")]
     #[case("check a -c b")]
+    #[case("-c b check a")]
+    #[case("--port 1 check")]
+    #[case("--upstream https://a check")]
+    #[case("-c a demo")]
+    #[case("version --config a")]
     #[case("serve-me")]
     fn a_faulty_line_ends_with_code_2(#[case] line: &str) {
         assert_eq!(parse_line(line).expect_err(line).exit_code(), i32::from(USAGE));
