@@ -100,9 +100,11 @@ pub(super) fn admin(file: &mut Fields<'_>, server: Option<&Server>, report: &mut
         admin.port = port;
     }
     let token = section.take("token");
+    let faults_before = report.len();
     admin.token = token.as_ref().and_then(|field| field.secret(report));
+    let was_read = report.len() == faults_before && !token.is_some_and(|field| field.is_broken());
     section.close(report);
-    if admin.token.is_none() && !is_loopback(&admin.host) {
+    if admin.token.is_none() && was_read && !is_loopback(&admin.host) {
         let hint = "add `token: \"${COOLDOWN_ADMIN_TOKEN}\"` and set that variable, or listen on `localhost`";
         report.fault(host_at, "admin: a token is required where `host` is not loopback", hint);
     }
