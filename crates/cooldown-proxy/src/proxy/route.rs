@@ -99,7 +99,8 @@ impl Router {
     pub fn insert_endpoint(&mut self, upstream: &Upstream, route: usize) {
         let default = upstream.port == if upstream.tls { 443 } else { 80 };
         let endpoint = Endpoint { port: upstream.port, default, route };
-        self.endpoints.entry(upstream.host.clone()).or_default().push(endpoint);
+        let host = if upstream.host.contains(':') { format!("[{}]", upstream.host) } else { upstream.host.clone() };
+        self.endpoints.entry(host).or_default().push(endpoint);
     }
 
     /// The route for a request's host (lower case), port and path.

@@ -14,7 +14,7 @@ use super::error::ProxyError;
 use super::route::{Matched, Router};
 use super::target::Target;
 use crate::config::Config;
-use crate::config::model::{HostHeader, Keys, Match, Provider, Upstream};
+use crate::config::model::{HostHeader, Keys, Match, Provider, ProviderKind, Upstream};
 use crate::pacing::Pacing;
 use crate::telemetry::{AccessLog, Metrics, RouteMetrics};
 use crate::upstream::{Endpoint, Pool, Tls};
@@ -147,10 +147,10 @@ fn authority(upstream: &Upstream) -> HeaderValue {
 fn credentials(provider: &Provider) -> Option<(HeaderName, HeaderValue)> {
     let Keys::Ours(keys) = &provider.keys else { return None };
     let key = keys.first()?.expose();
-    let field = match provider.name.as_str() {
-        "anthropic" => HeaderName::from_static("x-api-key"),
-        "azure" => HeaderName::from_static("api-key"),
-        "gemini" => HeaderName::from_static("x-goog-api-key"),
+    let field = match provider.kind {
+        ProviderKind::Anthropic => HeaderName::from_static("x-api-key"),
+        ProviderKind::Azure => HeaderName::from_static("api-key"),
+        ProviderKind::Gemini => HeaderName::from_static("x-goog-api-key"),
         _ => AUTHORIZATION,
     };
     let text = if field == AUTHORIZATION { format!("Bearer {key}") } else { key.to_owned() };

@@ -11,7 +11,8 @@ use super::error::ProxyError;
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target<'a> {
-    /// The host: lower case, without port, brackets or trailing dot. Empty for an HTTP/1.0 request that names none.
+    /// The host: lower case, without port or trailing dot; an IPv6 address keeps its brackets. Empty for an HTTP/1.0
+    /// request that names none.
     pub host: Cow<'a, str>,
     /// The port, if one was named.
     pub port: Option<u16>,
@@ -69,9 +70,9 @@ fn host_field(head: &Parts) -> Result<&str, ProxyError> {
 fn split(authority: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
-            let (address, port) = rest.split_once(']')?;
-            address.parse::<std::net::Ipv6Addr>().ok()?;
-            (address, port)
+            let end = rest.find(']')?;
+            rest[..end].parse::<std::net::Ipv6Addr>().ok()?;
+            authority.split_at(end + 2)
         }
         None => {
             let end = authority.find(':').unwrap_or(authority.len());
@@ -120,7 +121,7 @@ mod tests {
             ("api.example.com", "api.example.com"),
             ("API.Example.COM:8080", "api.example.com"),
             ("api.example.com.", "api.example.com"),
-            ("[::1]:8080", "::1"),
+            ("[::1]:8080", "[::1]"),
             ("127.0.0.1:80", "127.0.0.1"),
         ] {
             let parts = parts("GET", "/", &[("host", field)]);

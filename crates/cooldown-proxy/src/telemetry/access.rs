@@ -1,7 +1,7 @@
 //! One line for each request, written when its [`AccessLine`] is dropped: also when the client has left.
 //!
 //! The lines are formatted by hand, into the same [`Sink`] as the events of `tracing`: an event with these fields takes
-//! several times as long to format (`cargo bench --bench access_line` compares both), and this is paid for every request.
+//! four to five times as long to format, and this is paid for every request. See ADR 0007.
 
 use std::cell::RefCell;
 use std::fmt;
