@@ -1,0 +1,4 @@
+//! A demonstration that needs no network.
+
+pub mod mock;
+pub mod strict;
