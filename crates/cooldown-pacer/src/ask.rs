@@ -6,6 +6,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::cost::Cost;
+use crate::keys::KeySet;
 use crate::time::Instant;
 
 /// Names a list of limits that was given to a [`Pacer`](crate::Pacer), by its [`add_limits`](crate::Pacer::add_limits).
@@ -121,18 +122,9 @@ pub enum Admission {
     /// It may leave now.
     Go(Permit),
     /// It has a place in the line.
-    Wait(Wait),
+    Wait(Ticket),
     /// It cannot be served in time.
     Refuse(Refusal),
-}
-
-/// A place in the line and what is known about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wait {
-    /// The place.
-    pub ticket: Ticket,
-    /// When it will probably leave.
-    pub predicted: Instant,
 }
 
 /// A place in the line. Never used again for another request.
@@ -144,20 +136,20 @@ pub struct Ticket(pub(crate) u64);
 #[derive(Debug)]
 #[must_use = "a permit that is not settled holds its place in flight for ever"]
 pub struct Permit {
-    /// The keys that were charged, as indices into the pacer's table.
-    pub(crate) meters: SmallVec<[u32; 4]>,
+    /// The keys that were charged.
+    pub(crate) keys: KeySet,
     /// What was taken from each.
     pub(crate) taken: Cost,
     /// The instant that the windows hold it under.
-    pub(crate) at: Instant,
+    pub(crate) at: u64,
     /// When it was granted; what slots are held for is measured from here.
-    pub(crate) granted: Instant,
+    pub(crate) granted: u64,
 }
 
 impl Permit {
     /// When the request left, as far as the limits are concerned.
     pub fn at(&self) -> Instant {
-        self.at
+        Instant::from_nanos(self.at)
     }
 
     /// What was taken for it.

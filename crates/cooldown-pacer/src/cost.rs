@@ -56,4 +56,31 @@ impl Cost {
     pub const fn get(&self, unit: Unit) -> u64 {
         self.0[unit.index()]
     }
+
+    /// The sum of two costs.
+    #[must_use]
+    pub fn plus(mut self, other: &Self) -> Self {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine = mine.saturating_add(theirs);
+        }
+        self
+    }
+
+    /// What is left of this cost without the other; never negative.
+    #[must_use]
+    pub fn minus(mut self, other: &Self) -> Self {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine = mine.saturating_sub(theirs);
+        }
+        self
+    }
+
+    /// This many such costs together.
+    #[must_use]
+    pub(crate) fn times(mut self, count: f64) -> Self {
+        for amount in &mut self.0 {
+            *amount = (*amount as f64 * count).round() as u64;
+        }
+        self
+    }
 }

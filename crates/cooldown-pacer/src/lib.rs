@@ -1,16 +1,42 @@
 //! Decides who may call a rate-limited API, and when.
 //!
 //! Pure and deterministic: no IO, no clock, no threads, no logging. Time is an argument.
+//!
+//! ```
+//! use cooldown_pacer::{Admission, Ask, Departure, Flow, Instant, Key, Pacer, Rate, Settings, Spent, Unit};
+//! use std::time::Duration;
+//!
+//! let mut pacer = Pacer::new(Settings::default());
+//! let rate = Rate::new(Unit::Requests, 10, Duration::from_secs(1)).unwrap().with_burst(1).unwrap();
+//! let limits = pacer.add_limits(vec![rate.into()]);
+//! let ask = || Ask::new(Flow(1), [Key::whole(limits)]);
+//!
+//! let Admission::Go(first) = pacer.admit(Instant::START, ask()) else { panic!("the limit starts full") };
+//! let Admission::Wait(second) = pacer.admit(Instant::START, ask()) else { panic!("one leaves at once") };
+//! pacer.settle(Instant::START, first, Spent::AsEstimated);
+//!
+//! let mut departures = Vec::new();
+//! let tenth = Instant::START.after(Duration::from_millis(100));
+//! pacer.due(tenth, &mut departures);
+//! assert!(matches!(departures[..], [Departure::Go(ticket, _)] if ticket == second));
+//! ```
 
 mod ask;
+mod bucket;
 mod cost;
+mod keys;
 mod limit;
+mod line;
+mod pace;
+mod pacer;
+mod predict;
 mod time;
+mod window;
 
 pub use ask::{
-    Admission, Ask, Departure, Flow, Key, LimitsId, Observation, Permit, Refusal, Spent, Ticket, Urgency, Wait, Weight,
-    Why,
+    Admission, Ask, Departure, Flow, Key, LimitsId, Observation, Permit, Refusal, Spent, Ticket, Urgency, Weight, Why,
 };
 pub use cost::{Cost, Unit};
 pub use limit::{LARGEST_AMOUNT, LONGEST_PERIOD, Limit, Rate, RateError, SHORTEST_PERIOD};
+pub use pacer::{Pacer, Room, Settings};
 pub use time::Instant;

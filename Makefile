@@ -1,0 +1,39 @@
+# What a person types. `make` alone lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+CONFIG ?= config.yaml.example
+SECONDS_SHOWN ?= 20
+
+.PHONY: help run demo test check build build-all bench setup
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## Serve with config.yaml.example, or with CONFIG=your.yaml
+	$(CARGO) run --release --locked --bin cooldown-proxy -- --config $(CONFIG)
+
+demo: ## Show a crowd of clients against a strict API: direct, then through the proxy
+	@$(CARGO) run --quiet --locked --bin cooldown-proxy -- demo --seconds $(SECONDS_SHOWN)
+
+test: setup ## Run everything that must hold: check, then all tests
+	@.ci/checks
+	@.ci/tests
+
+check: setup ## Format, lints, docs, dependencies and their licences
+	@.ci/checks
+
+build: ## Build the release binary: target/release/cooldown-proxy
+	$(CARGO) build --release --locked --bin cooldown-proxy
+
+build-all: ## Build every target that this machine can build into dist/, and say which were skipped
+	@packaging/build-all
+
+bench: ## Measure: micro benches, then CPU per request beside nginx
+	$(CARGO) bench --locked -p cooldown-bench
+	bench/compare/run.sh
+
+setup:
+	@.ci/setup

@@ -1,0 +1,320 @@
+//! The running state of one limit for one key.
+
+use std::num::NonZeroU32;
+
+use crate::cost::{Cost, Unit};
+use crate::limit::{Limit, Rate};
+use crate::pace::Pace;
+use crate::time::nanos;
+use crate::window::Window;
+
+/// How far a guard may be widened, as a part of the period.
+const WIDEST: u64 = 10;
+/// The smallest widening that is worth keeping.
+const NARROWEST: u64 = 100_000;
+
+/// The running state of one limit for one key.
+#[derive(Debug, Clone)]
+pub(crate) enum Bucket {
+    Rate(Box<RateBucket>),
+    Slots(Slots),
+}
+
+/// An amount per period: a strict window and even departures.
+#[derive(Debug, Clone)]
+pub(crate) struct RateBucket {
+    pub(crate) rate: Rate,
+    pub(crate) window: Window,
+    pub(crate) pace: Pace,
+    guard: Guard,
+}
+
+/// Time that a departure is held longer than its window, against jitter on the way to the upstream.
+#[derive(Debug, Clone)]
+struct Guard {
+    /// The configured part.
+    base: u64,
+    /// What refusals have put on top.
+    extra: u64,
+    /// When `extra` last changed.
+    changed: u64,
+}
+
+/// A number in flight.
+#[derive(Debug, Clone)]
+pub(crate) struct Slots {
+    pub(crate) max: u32,
+    pub(crate) taken: u32,
+    /// When a slot last became free.
+    freed: u64,
+    /// How long one is held, on average, in nanoseconds; zero until one was given back.
+    pub(crate) held_for: f64,
+}
+
+impl Bucket {
+    pub(crate) fn new(limit: Limit, guard: u64, now: u64) -> Self {
+        match limit {
+            Limit::Rate(rate) => Self::Rate(Box::new(RateBucket::new(rate, guard, now))),
+            Limit::Concurrency(max) => Self::Slots(Slots { max: max.get(), taken: 0, freed: 0, held_for: 0.0 }),
+        }
+    }
+
+    /// The same state under another limit of the same kind; false if it is of another kind.
+    pub(crate) fn retune(&mut self, now: u64, limit: Limit, guard: u64) -> bool {
+        match (self, limit) {
+            (Self::Rate(bucket), Limit::Rate(rate)) if bucket.rate.unit() == rate.unit() => {
+                bucket.retune(now, rate, guard);
+                true
+            }
+            (Self::Slots(slots), Limit::Concurrency(max)) => {
+                slots.max = max.get();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The limit that it runs.
+    pub(crate) fn limit(&self) -> Limit {
+        match self {
+            Self::Rate(bucket) => Limit::Rate(bucket.rate),
+            Self::Slots(slots) => Limit::Concurrency(NonZeroU32::new(slots.max).unwrap_or(NonZeroU32::MIN)),
+        }
+    }
+
+    /// What a request of `cost` takes from it. No more than the whole limit: an oversized request leaves when it is empty.
+    pub(crate) fn share_of(&self, cost: &Cost) -> u64 {
+        match self {
+            Self::Rate(bucket) => cost.get(bucket.rate.unit()).min(bucket.rate.amount()),
+            Self::Slots(_) => 1,
+        }
+    }
+
+    /// When a request that takes `share` may leave, after one that takes `taken` has left now. Zero = at once;
+    /// `u64::MAX` = when somebody gives something back.
+    pub(crate) fn earliest(&self, share: u64, taken: u64) -> u64 {
+        match self {
+            Self::Rate(_) if share == 0 => 0,
+            Self::Rate(bucket) => {
+                bucket.window.earliest(share, taken, bucket.hold()).max(bucket.pace.earliest(share, taken))
+            }
+            Self::Slots(slots) if u64::from(slots.taken) + share + taken <= u64::from(slots.max) => slots.freed,
+            Self::Slots(_) => u64::MAX,
+        }
+    }
+
+    /// Brings it to `now`.
+    pub(crate) fn expire(&mut self, now: u64) {
+        if let Self::Rate(bucket) = self {
+            bucket.guard.narrow(now, nanos(bucket.rate.period()));
+            let hold = bucket.hold();
+            bucket.window.expire(now, hold);
+        }
+    }
+
+    /// Takes a share for a request that leaves at `now` and could have left at `due`.
+    pub(crate) fn take(&mut self, now: u64, due: u64, share: u64) {
+        match self {
+            Self::Rate(bucket) => {
+                bucket.window.record(now, share);
+                bucket.pace.take(due, share);
+            }
+            Self::Slots(slots) => slots.taken += 1,
+        }
+    }
+
+    /// The request that was taken for at `at` has really left at `now`.
+    pub(crate) fn restamp(&mut self, at: u64, now: u64, share: u64) {
+        if let Self::Rate(bucket) = self {
+            bucket.window.change(at, share, 0);
+            bucket.window.record(now, share);
+        }
+    }
+
+    /// The request that was taken for at `at` cost `actual` of its unit instead of `share`.
+    pub(crate) fn settle(&mut self, now: u64, at: u64, share: u64, actual: u64) {
+        if let Self::Rate(bucket) = self
+            && share != actual
+            && (bucket.window.change(at, share, actual) || share == 0 && bucket.charge_late(now, at, actual))
+        {
+            bucket.pace.change(now, share, actual);
+        }
+    }
+
+    /// A request that left at `granted` is over.
+    pub(crate) fn release(&mut self, now: u64, granted: u64) {
+        if let Self::Slots(slots) = self {
+            let held = now.saturating_sub(granted) as f64;
+            slots.held_for = if slots.held_for == 0.0 { held } else { slots.held_for * 0.9 + held * 0.1 };
+            slots.taken = slots.taken.saturating_sub(1);
+            slots.freed = now;
+        }
+    }
+
+    /// Somebody starts to wait for `share`.
+    pub(crate) fn line_up(&mut self, now: u64, share: u64) {
+        if let Self::Rate(bucket) = self {
+            bucket.pace.line_up(now, share);
+        }
+    }
+
+    /// Nobody waits any more.
+    pub(crate) fn line_gone(&mut self, now: u64) {
+        if let Self::Rate(bucket) = self {
+            bucket.pace.line_gone(now);
+        }
+    }
+
+    /// The upstream refused what this limit allows.
+    pub(crate) fn refused(&mut self, now: u64) {
+        if let Self::Rate(bucket) = self {
+            bucket.guard.widen(now, nanos(bucket.rate.period()));
+        }
+    }
+
+    /// Whether it is as if it had never been used.
+    pub(crate) fn is_as_new(&mut self, now: u64) -> bool {
+        self.expire(now);
+        match self {
+            Self::Rate(bucket) => bucket.window.is_empty() && bucket.pace.is_full(now) && bucket.guard.extra == 0,
+            Self::Slots(slots) => slots.taken == 0,
+        }
+    }
+
+    /// Virtual picoseconds that `share` occupies: what fairness charges a flow for it.
+    pub(crate) fn span(&self, share: u64) -> u128 {
+        match self {
+            Self::Rate(bucket) => {
+                u128::from(share) * bucket.rate.period().as_nanos() * 1000 / u128::from(bucket.rate.amount())
+            }
+            Self::Slots(_) => 0,
+        }
+    }
+}
+
+impl RateBucket {
+    fn new(rate: Rate, guard: u64, now: u64) -> Self {
+        let (amount, period) = (rate.amount(), nanos(rate.period()));
+        Self {
+            rate,
+            window: Window::new(amount, period),
+            pace: Pace::new(amount, period, rate.burst(), now),
+            guard: Guard { base: guard.saturating_add(period / 1000), extra: 0, changed: now },
+        }
+    }
+
+    fn retune(&mut self, now: u64, rate: Rate, guard: u64) {
+        let (amount, period) = (rate.amount(), nanos(rate.period()));
+        self.window.retune(amount, period);
+        self.pace.retune(now, amount, period, rate.burst());
+        self.guard.base = guard.saturating_add(period / 1000);
+        self.rate = rate;
+    }
+
+    /// How long a departure is held: the window and the guard. What rounding adds is taken out of the guard, so that
+    /// nothing but the guard is given away.
+    pub(crate) fn hold(&self) -> u64 {
+        let guard = (self.guard.base + self.guard.extra).saturating_sub(self.window.width());
+        nanos(self.rate.period()).saturating_add(guard.max(1))
+    }
+
+    /// A cost that was estimated as nothing turned out to be something: it is written down under its own instant if
+    /// that is the youngest, else as of now. True if it still matters.
+    fn charge_late(&mut self, now: u64, at: u64, actual: u64) -> bool {
+        let in_window = at.saturating_add(self.hold()) > now;
+        if in_window {
+            self.window.record(now, actual);
+        }
+        in_window
+    }
+
+    /// What its unit is.
+    pub(crate) fn unit(&self) -> Unit {
+        self.rate.unit()
+    }
+}
+
+impl Guard {
+    /// Doubles the guard, once per period: several refusals in flight say the same thing.
+    fn widen(&mut self, now: u64, period: u64) {
+        if self.extra > 0 && now.saturating_sub(self.changed) < period {
+            return;
+        }
+        self.extra = (self.base + 2 * self.extra).min(period / WIDEST);
+        self.changed = now;
+    }
+
+    /// Takes a quarter of the widening back for every ten periods without a refusal.
+    fn narrow(&mut self, now: u64, period: u64) {
+        let step = period.saturating_mul(10);
+        while self.extra > 0 && now.saturating_sub(self.changed) >= step {
+            self.extra -= self.extra.div_ceil(4);
+            self.changed += step;
+            if self.extra < NARROWEST {
+                self.extra = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const SECOND: u64 = 1_000_000_000;
+    const GUARD: u64 = 2_000_000;
+
+    fn ten_a_second() -> Bucket {
+        let rate = Rate::new(Unit::Requests, 10, Duration::from_secs(1)).expect("a valid rate");
+        Bucket::new(rate.into(), GUARD, 0)
+    }
+
+    #[test]
+    fn the_eleventh_of_ten_a_second_waits_for_the_window_and_the_guard() {
+        let mut bucket = ten_a_second();
+        for _ in 0..10 {
+            assert_eq!(bucket.earliest(1, 0), 0);
+            bucket.take(0, 0, 1);
+        }
+        let guard = GUARD + SECOND / 1000;
+        assert_eq!(bucket.earliest(1, 0), SECOND + guard - 1, "a cell is one nanosecond wide");
+    }
+
+    #[test]
+    fn a_refusal_widens_the_guard_once_and_calm_narrows_it() {
+        let mut bucket = ten_a_second();
+        for _ in 0..10 {
+            bucket.take(0, 0, 1);
+        }
+        let before = bucket.earliest(1, 0);
+        bucket.refused(1);
+        let widened = bucket.earliest(1, 0);
+        bucket.refused(2);
+        assert!(widened > before);
+        assert_eq!(bucket.earliest(1, 0), widened, "refusals of one round trip count once");
+        assert!(!bucket.is_as_new(2 * SECOND));
+        assert!(bucket.is_as_new(3600 * SECOND), "in the end the widening is gone");
+    }
+
+    #[test]
+    fn a_slot_is_free_when_it_was_given_back() {
+        let mut slots = Bucket::new(Limit::Concurrency(NonZeroU32::MIN), GUARD, 0);
+        assert_eq!(slots.earliest(1, 0), 0);
+        slots.take(5, 5, 1);
+        assert_eq!(slots.earliest(1, 0), u64::MAX);
+        slots.release(9, 5);
+        assert_eq!(slots.earliest(1, 0), 9);
+    }
+
+    #[test]
+    fn an_underestimate_is_repaid_before_anything_else_leaves() {
+        let rate = Rate::new(Unit::Tokens, 1000, Duration::from_secs(1)).expect("a valid rate");
+        let mut bucket = Bucket::new(rate.into(), GUARD, 0);
+        bucket.take(0, 0, 100);
+        bucket.settle(10, 0, 100, 1500);
+        assert!(bucket.earliest(1, 0) > SECOND / 2);
+        bucket.settle(20, 0, 1500, 100);
+        assert!(bucket.earliest(900, 0) <= 20, "and an overestimate returns at once");
+    }
+}

@@ -1,0 +1,156 @@
+//! Bursts after idling, even departures under load: the leaky bucket behind R2.
+
+/// Credit that a limit has for leaving at once. See ADR 0002.
+///
+/// With nobody waiting, credit grows up to the burst. With a line, it grows only as far as the largest waiting request
+/// needs, so that departures stay evenly spread and a pause is not followed by a herd.
+#[derive(Debug, Clone)]
+pub(crate) struct Pace {
+    /// Units a nanosecond.
+    rate: f64,
+    burst: f64,
+    /// Credit at [`at`](Pace::at); negative while a large or underestimated request is repaid.
+    level: f64,
+    at: u64,
+    /// With a line: the largest need in it since it formed. `None` with nobody waiting.
+    line: Option<f64>,
+}
+
+impl Pace {
+    /// A full one.
+    pub(crate) fn new(amount: u64, period: u64, burst: u64, now: u64) -> Self {
+        let burst = burst as f64;
+        Self { rate: amount as f64 / period as f64, burst, level: burst, at: now, line: None }
+    }
+
+    /// The same credit under another limit.
+    pub(crate) fn retune(&mut self, now: u64, amount: u64, period: u64, burst: u64) {
+        self.advance(now);
+        self.rate = amount as f64 / period as f64;
+        self.burst = burst as f64;
+        self.level = self.level.min(self.burst);
+        self.line = self.line.map(|largest| largest.min(self.burst));
+    }
+
+    /// Nanoseconds that `cost` occupies at the limit's own rate.
+    pub(crate) fn span(&self, cost: f64) -> f64 {
+        cost / self.rate
+    }
+
+    /// Credit for `cost` is never more than the burst: a larger request goes on a full bucket and repays afterwards.
+    fn need(&self, cost: u64) -> f64 {
+        (cost as f64).min(self.burst)
+    }
+
+    /// Somebody starts to wait for `cost`.
+    pub(crate) fn line_up(&mut self, now: u64, cost: u64) {
+        let need = self.need(cost);
+        match &mut self.line {
+            Some(largest) => *largest = largest.max(need),
+            None => {
+                self.advance(now);
+                self.line = Some(need);
+            }
+        }
+    }
+
+    /// Nobody waits any more.
+    pub(crate) fn line_gone(&mut self, now: u64) {
+        self.advance(now);
+        self.line = None;
+    }
+
+    fn cap(&self) -> f64 {
+        self.line.unwrap_or(self.burst).max(self.level)
+    }
+
+    fn advance(&mut self, now: u64) {
+        if now > self.at {
+            self.level = (self.level + (now - self.at) as f64 * self.rate).min(self.cap());
+            self.at = now;
+        }
+    }
+
+    /// The credit at `now`.
+    pub(crate) fn level(&self, now: u64) -> f64 {
+        (self.level + now.saturating_sub(self.at) as f64 * self.rate).min(self.cap())
+    }
+
+    /// When there is credit for `cost`, after `taken` more has left now. Never before the last change.
+    pub(crate) fn earliest(&self, cost: u64, taken: u64) -> u64 {
+        let missing = self.need(cost) + taken as f64 - self.level;
+        if missing <= 0.0 {
+            return self.at;
+        }
+        self.at.saturating_add((missing / self.rate).ceil() as u64)
+    }
+
+    /// Takes credit at the instant at which it was there, which a late timer may call later: lateness does not add up.
+    pub(crate) fn take(&mut self, at: u64, cost: u64) {
+        self.advance(at);
+        self.level -= cost as f64;
+    }
+
+    /// The actual cost was another one than the estimate.
+    pub(crate) fn change(&mut self, now: u64, from: u64, to: u64) {
+        self.advance(now);
+        let changed = self.level + from as f64 - to as f64;
+        self.level = if to < from { changed.min(self.cap()) } else { changed };
+    }
+
+    /// Whether the credit is all there.
+    pub(crate) fn is_full(&self, now: u64) -> bool {
+        self.level(now) >= self.burst
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_burst_leaves_at_once_and_the_rest_evenly() {
+        let mut pace = Pace::new(10, SECOND, 3, 0);
+        for _ in 0..3 {
+            assert_eq!(pace.earliest(1, 0), 0);
+            pace.take(0, 1);
+        }
+        pace.line_up(0, 1);
+        for nth in 1..=20 {
+            let due = nth * SECOND / 10;
+            assert_eq!(pace.earliest(1, 0), due);
+            pace.take(due, 1);
+        }
+    }
+
+    #[test]
+    fn credit_does_not_grow_while_somebody_waits() {
+        let mut pace = Pace::new(10, SECOND, 10, 0);
+        pace.take(0, 10);
+        pace.line_up(0, 1);
+        pace.take(5 * SECOND, 1);
+        assert_eq!(pace.earliest(1, 0), 5 * SECOND + SECOND / 10, "the pause left no credit for a herd");
+        pace.line_gone(5 * SECOND);
+        assert_eq!(pace.level(7 * SECOND), 10.0, "with nobody waiting it grows again");
+    }
+
+    #[test]
+    fn lateness_does_not_add_up() {
+        let mut pace = Pace::new(10, SECOND, 1, 0);
+        pace.take(0, 1);
+        pace.line_up(0, 1);
+        let due = pace.earliest(1, 0);
+        pace.take(due, 1);
+        assert_eq!(pace.earliest(1, 0), due + SECOND / 10, "counted from when it could go, not from when it went");
+    }
+
+    #[test]
+    fn a_request_above_the_burst_goes_on_full_credit_and_repays() {
+        let mut pace = Pace::new(1000, SECOND, 100, 0);
+        assert_eq!(pace.earliest(500, 0), 0);
+        pace.take(0, 500);
+        assert_eq!(pace.earliest(100, 0), SECOND / 2);
+    }
+}

@@ -1,0 +1,421 @@
+//! The decision maker: who may leave, and when.
+
+use std::time::Duration;
+
+use crate::ask::{Admission, Ask, Departure, Key, LimitsId, Observation, Permit, Refusal, Spent, Ticket, Why};
+use crate::bucket::Bucket;
+use crate::cost::Cost;
+use crate::keys::{KeySet, Keys};
+use crate::limit::Limit;
+use crate::line::{Joining, Line, Place};
+use crate::time::{Instant, nanos};
+
+/// A late timer may make up for this much time at once; after a longer pause departures go on from there.
+const LATENESS_KEPT: u64 = 250_000_000;
+/// A waiter whose budget ended this recently is served if it can be: timers are not exact.
+const BUDGET_GRACE: u64 = 5_000_000;
+/// How many flows of one queue are looked at for a request that may pass the head.
+const PASSING_FLOWS: usize = 32;
+
+/// What holds for a whole pacer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// The fixed part of the guard against network jitter. 0.1 % of a limit's period comes on top.
+    pub guard: Duration,
+    /// A waiting request gains one level of urgency in this time.
+    pub ageing: Duration,
+    /// How many requests may wait.
+    pub max_depth: usize,
+    /// How many keys are remembered; those beyond share one set of buckets.
+    pub max_keys: usize,
+    /// How many clients are told apart in one line; those beyond share a few flows.
+    pub max_flows: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            guard: Duration::from_millis(2),
+            ageing: Duration::from_secs(10),
+            max_depth: 10_000,
+            max_keys: 65_536,
+            max_flows: 4096,
+        }
+    }
+}
+
+/// Decides for one line of requests when each may leave, so that no limit is ever broken and none is wasted.
+///
+/// A plain value: every call says what time it is. A `now` before an earlier one counts as the earlier one.
+#[derive(Debug, Clone)]
+pub struct Pacer {
+    pub(crate) keys: Keys,
+    pub(crate) line: Line,
+    settings: Settings,
+    now: u64,
+    /// When [`Pacer::due`] has something to do; `u64::MAX` = not before something else happens.
+    next: u64,
+}
+
+/// How much of one limit is left for one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// The limit.
+    pub limit: Limit,
+    /// What the current window still allows; negative while more was taken than allowed.
+    pub left: i64,
+    /// When a whole unit (one request, one token, one slot) may leave next; `None` = when a slot is given back.
+    pub free_at: Option<Instant>,
+}
+
+/// What to do next.
+enum Choice {
+    /// This one leaves; it could have left at `due`.
+    Go { place: Place, due: u64 },
+    /// Nobody can leave before then.
+    Until(u64),
+}
+
+impl Pacer {
+    /// A pacer without limits.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            keys: Keys::new(nanos(settings.guard), settings.max_keys),
+            line: Line::new(nanos(settings.ageing), settings.max_flows),
+            settings,
+            now: 0,
+            next: u64::MAX,
+        }
+    }
+
+    /// Adds a list of limits that hold together. Every [`Key`] that names it has buckets of its own.
+    pub fn add_limits(&mut self, limits: Vec<Limit>) -> LimitsId {
+        self.keys.add_limits(limits)
+    }
+
+    /// Replaces a list of limits. What has left stays counted, and who waits goes on waiting.
+    pub fn set_limits(&mut self, now: Instant, id: LimitsId, limits: Vec<Limit>) {
+        let now = self.advance(now);
+        self.keys.set_limits(now, id, limits);
+        self.look_again();
+    }
+
+    /// A request wants to leave: now, after waiting, or not at all.
+    ///
+    /// After [`Admission::Wait`] call [`due`](Pacer::due) once [`next_due`](Pacer::next_due) has come, which may be at
+    /// once: a newcomer may pass.
+    pub fn admit(&mut self, now: Instant, ask: Ask) -> Admission {
+        let now = self.advance(now);
+        let keys = self.keys.resolve(now, &ask.keys);
+        if self.is_clear(now, &keys, &ask.cost) {
+            return Admission::Go(self.take(now, now, keys, ask.cost));
+        }
+        let full = self.line.len() >= self.settings.max_depth;
+        let place = self.join(now, keys, &ask);
+        let late = !self.is_surely_in_time(now, place) && self.is_late(now, place);
+        if full || late {
+            let why = if full { Why::LineFull } else { Why::WaitTooLong };
+            let refusal = self.refusal(now, place, why);
+            self.leave_line(now, place);
+            return Admission::Refuse(refusal);
+        }
+        self.look_again();
+        Admission::Wait(self.line.ticket(place))
+    }
+
+    /// Appends who leaves now and whose wait budget has ended.
+    pub fn due(&mut self, now: Instant, out: &mut Vec<Departure>) {
+        let now = self.advance(now);
+        self.refuse_late(now, now.saturating_sub(BUDGET_GRACE), out);
+        loop {
+            match self.choose(now) {
+                Choice::Go { place, due } => out.push(self.depart(now, due, place)),
+                Choice::Until(next) => {
+                    self.next = next;
+                    break;
+                }
+            }
+        }
+        self.refuse_late(now, now, out);
+        if let Some((latest, _)) = self.line.first_budget() {
+            self.next = self.next.min(latest);
+        }
+    }
+
+    /// When [`due`](Pacer::due) has something to do next, unless something else happens first. It may lie in the past.
+    pub fn next_due(&self) -> Option<Instant> {
+        (self.next < u64::MAX && !self.line.is_empty()).then(|| Instant::from_nanos(self.next))
+    }
+
+    /// A waiting request goes away. False if it no longer waits.
+    pub fn cancel(&mut self, now: Instant, ticket: Ticket) -> bool {
+        let now = self.advance(now);
+        let Some(place) = self.line.place(ticket) else { return false };
+        self.leave_line(now, place);
+        self.look_again();
+        true
+    }
+
+    /// A request was written to its connection only now: its windows count from here.
+    pub fn sent(&mut self, now: Instant, permit: &mut Permit) {
+        let now = self.advance(now);
+        if now <= permit.at {
+            return;
+        }
+        for &key in &permit.keys {
+            for bucket in &mut self.keys.get_mut(key).buckets {
+                bucket.restamp(permit.at, now, bucket.share_of(&permit.taken));
+            }
+        }
+        permit.at = now;
+    }
+
+    /// A request is over: takes its permit back and corrects what was taken for it.
+    pub fn settle(&mut self, now: Instant, permit: Permit, spent: Spent) {
+        let now = self.advance(now);
+        let mut freed = false;
+        for &index in &permit.keys {
+            let state = self.keys.get_mut(index);
+            state.held -= 1;
+            for bucket in &mut state.buckets {
+                settle_bucket(bucket, now, &permit, spent);
+            }
+            freed |= state.waiting > 0;
+        }
+        if freed {
+            self.look_again();
+        }
+    }
+
+    /// An upstream said something about limits.
+    pub fn observe(&mut self, now: Instant, observation: Observation) {
+        let now = self.advance(now);
+        let Observation::Refused(key) = observation;
+        for index in self.keys.resolve(now, &[key]) {
+            self.keys.get_mut(index).buckets.iter_mut().for_each(|bucket| bucket.refused(now));
+        }
+        self.look_again();
+    }
+
+    /// How many requests wait.
+    pub fn waiting(&self) -> usize {
+        self.line.len()
+    }
+
+    /// What is left of each limit of a key.
+    pub fn room(&self, now: Instant, key: Key) -> Vec<Room> {
+        let now = self.now.max(now.as_nanos());
+        let fresh = |&limit: &Limit| Bucket::new(limit, nanos(self.settings.guard), now);
+        let buckets: Vec<Bucket> = match self.keys.find(key) {
+            Some(state) => state.buckets.to_vec(),
+            None => self.keys.stated(key.limits).iter().map(fresh).collect(),
+        };
+        buckets.into_iter().map(|bucket| room(bucket, now)).collect()
+    }
+
+    /// How many keys are remembered, after those that are as new were forgotten.
+    pub fn keys_in_use(&mut self, now: Instant) -> usize {
+        let now = self.advance(now);
+        self.keys.sweep(now);
+        self.keys.len()
+    }
+
+    pub(crate) fn last_now(&self) -> u64 {
+        self.now
+    }
+
+    fn advance(&mut self, now: Instant) -> u64 {
+        self.now = self.now.max(now.as_nanos());
+        self.now
+    }
+
+    /// Something happened that may let somebody leave earlier than planned.
+    fn look_again(&mut self) {
+        self.next = if self.line.is_empty() { u64::MAX } else { self.now };
+    }
+
+    /// Whether a request may leave without joining the line: nobody waits for what it needs, and all of it is there.
+    fn is_clear(&self, now: u64, keys: &KeySet, cost: &Cost) -> bool {
+        keys.iter().all(|&key| {
+            let state = self.keys.get(key);
+            state.waiting == 0 && state.earliest(cost, None) <= now
+        })
+    }
+
+    fn take(&mut self, now: u64, due: u64, keys: KeySet, cost: Cost) -> Permit {
+        for &key in &keys {
+            self.keys.get_mut(key).take(now, due, &cost);
+        }
+        Permit { keys, taken: cost, at: now, granted: now }
+    }
+
+    fn join(&mut self, now: u64, keys: KeySet, ask: &Ask) -> Place {
+        for &key in &keys {
+            self.keys.get_mut(key).line_up(now, &ask.cost);
+        }
+        self.line.join(Joining {
+            keys,
+            flow: ask.flow,
+            weight: ask.weight,
+            urgency: ask.urgency,
+            cost: ask.cost,
+            arrived: ask.since.map_or(now, |since| since.as_nanos().min(now)),
+            latest: ask.latest.map_or(u64::MAX, Instant::as_nanos),
+            returns: ask.since.is_some(),
+        })
+    }
+
+    fn leave_line(&mut self, now: u64, place: Place) {
+        let (waiter, keys) = self.line.leave(place);
+        for &key in &keys {
+            self.keys.get_mut(key).leave_line(now, &waiter.cost);
+        }
+    }
+
+    fn depart(&mut self, now: u64, due: u64, place: Place) -> Departure {
+        let ticket = self.line.ticket(place);
+        let span = self.charged_span(place);
+        let (waiter, keys) = self.line.depart(place, span);
+        let permit = self.take(now, due, keys, waiter.cost);
+        for &key in &permit.keys {
+            self.keys.get_mut(key).leave_line(now, &waiter.cost);
+        }
+        Departure::Go(ticket, permit)
+    }
+
+    /// What fairness charges for a request: its part of the limit that held it longest.
+    fn charged_span(&self, place: Place) -> u128 {
+        let waiter = self.line.waiter(place);
+        let buckets = self.line.queue_of(waiter).keys.iter().flat_map(|&key| &self.keys.get(key).buckets);
+        let spans = buckets.map(|bucket| {
+            let share = bucket.share_of(&waiter.cost);
+            (bucket.earliest(share, 0), bucket.span(share))
+        });
+        let (_, span) = spans.filter(|&(_, span)| span > 0).max().unwrap_or((0, 1_000_000_000));
+        span
+    }
+
+    fn refuse_late(&mut self, now: u64, before: u64, out: &mut Vec<Departure>) {
+        while let Some((latest, place)) = self.line.first_budget()
+            && latest <= before
+        {
+            let ticket = self.line.ticket(place);
+            let refusal = self.refusal(now, place, Why::WaitTooLong);
+            self.leave_line(now, place);
+            out.push(Departure::Refuse(ticket, refusal));
+        }
+    }
+
+    fn refusal(&self, now: u64, place: Place, why: Why) -> Refusal {
+        let predicted = self.predicted(now, place);
+        Refusal { why, retry_after: Duration::from_nanos(predicted.saturating_sub(now)) }
+    }
+
+    /// A bound that costs nothing: even if everybody leaves before it, it leaves in time.
+    fn is_surely_in_time(&self, now: u64, place: Place) -> bool {
+        let waiter = self.line.waiter(place);
+        waiter.latest == u64::MAX || self.predicted_at_the_latest(now, place) <= waiter.latest
+    }
+
+    fn is_late(&self, now: u64, place: Place) -> bool {
+        self.predicted(now, place) > self.line.waiter(place).latest && !self.can_leave_at_once(now, place)
+    }
+
+    /// Whether a newcomer may pass everybody.
+    fn can_leave_at_once(&self, now: u64, place: Place) -> bool {
+        let waiter = self.line.waiter(place);
+        let head = self.line.first_queue(now).and_then(|queue| self.line.first_of(queue));
+        self.line.is_first_of_flow(place)
+            && self.earliest(place) <= now
+            && head.is_none_or(|head| self.may_pass(place, head))
+            && self.line.first_of(waiter.queue).is_none_or(|first| self.may_pass(place, first))
+    }
+
+    /// When a waiter could leave if it were alone.
+    fn earliest(&self, place: Place) -> u64 {
+        let waiter = self.line.waiter(place);
+        let keys = &self.line.queue_of(waiter).keys;
+        keys.iter().map(|&key| self.keys.get(key).earliest(&waiter.cost, None)).max().unwrap_or(0)
+    }
+
+    /// The head of the line if it can leave, else somebody who may pass it, else when to look again.
+    fn choose(&self, now: u64) -> Choice {
+        let Some(queue) = self.line.first_queue(now) else { return Choice::Until(u64::MAX) };
+        let Some(head) = self.line.first_of(queue) else { return Choice::Until(u64::MAX) };
+        let earliest = self.earliest(head);
+        if earliest <= now {
+            return self.go(now, head, earliest);
+        }
+        let mut next = earliest;
+        for place in self.candidates(now, queue) {
+            let earliest = self.earliest(place);
+            if earliest > now {
+                next = next.min(earliest);
+            } else if self.may_pass(place, head) && self.may_pass_own_first(place) {
+                return self.go(now, place, earliest);
+            }
+        }
+        Choice::Until(next)
+    }
+
+    fn go(&self, now: u64, place: Place, earliest: u64) -> Choice {
+        let arrived = self.line.waiter(place).arrived;
+        Choice::Go { place, due: earliest.max(arrived).max(now.saturating_sub(LATENESS_KEPT)).min(now) }
+    }
+
+    /// Who might pass the head of the line: in the order of the line, the first of every other queue, and some later
+    /// flows where costs differ.
+    fn candidates(&self, now: u64, first: u32) -> Vec<Place> {
+        let mut queues: Vec<u32> = self.line.queues.iter().map(|(queue, _)| queue as u32).collect();
+        queues.sort_unstable_by_key(|&queue| self.line.rank(queue, now));
+        let mut places = Vec::new();
+        for queue in queues {
+            let state = &self.line.queues[queue as usize];
+            let heads = state.order.iter().map(|&(.., flow)| state.flows[flow as usize].head);
+            let skip = usize::from(queue == first);
+            let more = if state.mixed { PASSING_FLOWS } else { 1 - skip };
+            places.extend(heads.skip(skip).take(more));
+        }
+        places
+    }
+
+    fn may_pass_own_first(&self, place: Place) -> bool {
+        let first = self.line.first_of(self.line.waiter(place).queue);
+        first.is_none_or(|first| first == place || self.may_pass(place, first))
+    }
+
+    /// The proof of backfilling: with what the passer takes, the other's earliest instant is the same as without.
+    fn may_pass(&self, passer: Place, other: Place) -> bool {
+        if passer == other {
+            return true;
+        }
+        let (passer, other) = (self.line.waiter(passer), self.line.waiter(other));
+        let shared = &self.line.queue_of(passer).keys;
+        let without = |taken: Option<&Cost>| {
+            let keys = self.line.queue_of(other).keys.iter();
+            keys.map(|&key| self.keys.get(key).earliest(&other.cost, taken.filter(|_| shared.contains(&key)))).max()
+        };
+        without(Some(&passer.cost)) == without(None)
+    }
+}
+
+fn settle_bucket(bucket: &mut Bucket, now: u64, permit: &Permit, spent: Spent) {
+    let share = bucket.share_of(&permit.taken);
+    let actual = match (spent, &*bucket) {
+        (Spent::Exactly(cost), Bucket::Rate(rate)) => cost.get(rate.unit()),
+        (Spent::Nothing, _) => 0,
+        _ => share,
+    };
+    bucket.settle(now, permit.at, share, actual);
+    bucket.release(now, permit.granted);
+}
+
+fn room(mut bucket: Bucket, now: u64) -> Room {
+    bucket.expire(now);
+    let left = match &bucket {
+        Bucket::Rate(rate) => rate.rate.amount() as i64 - rate.window.used() as i64,
+        Bucket::Slots(slots) => i64::from(slots.max) - i64::from(slots.taken),
+    };
+    let earliest = bucket.earliest(1, 0);
+    Room { limit: bucket.limit(), left, free_at: (earliest < u64::MAX).then(|| Instant::from_nanos(earliest.max(now))) }
+}

@@ -1,0 +1,168 @@
+//! When a waiting request will leave, if limits and costs hold and nobody else joins. See ADR 0004.
+
+use crate::ask::Ticket;
+use crate::bucket::{Bucket, RateBucket, Slots};
+use crate::cost::Cost;
+use crate::keys::{KeyIndex, KeySet};
+use crate::line::{Place, Queue};
+use crate::pacer::Pacer;
+use crate::time::Instant;
+
+/// What leaves before a waiter, of its own queue.
+struct Ahead {
+    requests: f64,
+    cost: Cost,
+}
+
+impl Pacer {
+    /// When a waiting request will probably leave; `None` if it no longer waits.
+    pub fn predict(&self, now: Instant, ticket: Ticket) -> Option<Instant> {
+        let place = self.line.place(ticket)?;
+        let now = self.last_now().max(now.as_nanos());
+        Some(Instant::from_nanos(self.predicted(now, place)))
+    }
+
+    pub(crate) fn predicted(&self, now: u64, place: Place) -> u64 {
+        let waiter = self.line.waiter(place);
+        let queue = self.line.queue_of(waiter);
+        let ahead = self.ahead_in_queue(queue, place);
+        let per_key = queue.keys.iter().map(|&key| {
+            let total = ahead.cost.plus(&self.ahead_in_other_queues(now, place, key, &ahead));
+            let requests = ahead.requests + self.requests_of_other_queues(now, place, key, &ahead);
+            let buckets = self.keys.get(key).buckets.iter();
+            buckets.map(|bucket| departure(bucket, now, &total, requests, &waiter.cost)).max().unwrap_or(now)
+        });
+        per_key.max().unwrap_or(now).max(now)
+    }
+
+    /// A bound on [`predicted`](Pacer::predicted) in constant time: everybody who shares a key leaves first.
+    pub(crate) fn predicted_at_the_latest(&self, now: u64, place: Place) -> u64 {
+        let waiter = self.line.waiter(place);
+        let states = self.line.queue_of(waiter).keys.iter().map(|&key| self.keys.get(key));
+        let bounds = states.flat_map(|state| {
+            state.buckets.iter().map(|bucket| match bucket {
+                Bucket::Rate(bucket) => {
+                    // Packing may leave up to half of a window unused.
+                    let laps = state.backlog.get(bucket.unit()) * 2 / bucket.rate.amount() + 3;
+                    now.saturating_add(bucket.hold().saturating_mul(laps))
+                }
+                Bucket::Slots(_) => u64::MAX,
+            })
+        });
+        bounds.max().unwrap_or(now)
+    }
+
+    /// Requests of the same queue that fair queueing serves first: those with a smaller start tag.
+    fn ahead_in_queue(&self, queue: &Queue, place: Place) -> Ahead {
+        let waiter = self.line.waiter(place);
+        let own = &queue.flows[waiter.flow as usize];
+        let (mut requests, mut cost) = self.line.ahead_in_flow(place);
+        let own_span = self.span(&queue.keys, &cost) / u128::from(own.weight);
+        let tag = own.start + own_span;
+        for &(start, number, flow) in &queue.order {
+            if start > tag {
+                break;
+            }
+            if flow == waiter.flow {
+                continue;
+            }
+            let other = &queue.flows[flow as usize];
+            let span = self.span(&queue.keys, &other.backlog) / u128::from(other.waiting.max(1));
+            let step = (span / u128::from(other.weight)).max(1);
+            let (whole, exact) = ((tag - start) / step, (tag - start).is_multiple_of(step));
+            // At equal tags, the flow that reached its present one first is served first.
+            let wins_tie =
+                (start, number) > (own.start, own.number) && own_span > 0 || start == tag && number < own.number;
+            let served = (whole + u128::from(!exact || wins_tie)).min(u128::from(other.waiting)) as f64;
+            requests += served;
+            cost = cost.plus(&other.backlog.times(served / f64::from(other.waiting)));
+        }
+        Ahead { requests, cost }
+    }
+
+    /// What other queues take from a key first: everything of more urgent ones, a fair part of equally urgent ones.
+    fn ahead_in_other_queues(&self, now: u64, place: Place, key: KeyIndex, ahead: &Ahead) -> Cost {
+        self.other_queues(now, place, key, ahead).fold(Cost::NOTHING, |sum, (queue, served)| {
+            sum.plus(&queue.backlog.times(served / f64::from(queue.waiting)))
+        })
+    }
+
+    fn requests_of_other_queues(&self, now: u64, place: Place, key: KeyIndex, ahead: &Ahead) -> f64 {
+        self.other_queues(now, place, key, ahead).map(|(_, served)| served).sum()
+    }
+
+    fn other_queues<'a>(
+        &'a self,
+        now: u64,
+        place: Place,
+        key: KeyIndex,
+        ahead: &'a Ahead,
+    ) -> impl Iterator<Item = (&'a Queue, f64)> {
+        let own = self.line.waiter(place).queue;
+        let (rank, weight) = (self.line.rank(own, now).level, self.line.queues[own as usize].weight.max(1));
+        let others =
+            self.line.queues.iter().filter(move |(index, queue)| *index as u32 != own && queue.keys.contains(&key));
+        others.map(move |(index, queue)| {
+            let all = f64::from(queue.waiting);
+            let served = match self.line.rank(index as u32, now).level.cmp(&rank) {
+                std::cmp::Ordering::Less => all,
+                std::cmp::Ordering::Equal => all.min((ahead.requests + 1.0) * queue.weight as f64 / weight as f64),
+                std::cmp::Ordering::Greater => 0.0,
+            };
+            (queue, served)
+        })
+    }
+
+    /// What fairness charges for a cost, where it is not known yet which limit will bind: the largest part of any.
+    fn span(&self, keys: &KeySet, cost: &Cost) -> u128 {
+        let buckets = keys.iter().flat_map(|&key| &self.keys.get(key).buckets);
+        let spans = buckets.map(|bucket| match bucket {
+            Bucket::Rate(rate) => bucket.span(cost.get(rate.unit())),
+            Bucket::Slots(_) => 0,
+        });
+        spans.max().unwrap_or(0)
+    }
+}
+
+/// When a bucket lets a request of `cost` leave, after others that cost `ahead` together.
+fn departure(bucket: &Bucket, now: u64, ahead: &Cost, requests: f64, cost: &Cost) -> u64 {
+    match bucket {
+        Bucket::Rate(rate) => rate_departure(rate, now, ahead.get(rate.unit()), bucket.share_of(cost)),
+        Bucket::Slots(slots) => slot_departure(slots, now, requests),
+    }
+}
+
+/// Departures repeat themselves window by window. Within one, a departure is held up by its credit or by the cell that
+/// makes room for it or for one before it, from which on departures are evenly spread.
+fn rate_departure(bucket: &RateBucket, now: u64, ahead: u64, own: u64) -> u64 {
+    if own == 0 {
+        return now;
+    }
+    let (amount, hold) = (bucket.rate.amount(), bucket.hold());
+    let usable = if ahead.is_multiple_of(own) { amount - amount % own } else { amount };
+    let laps = (ahead + own - 1) / usable;
+    let before = ahead.saturating_sub(laps * usable);
+    let within = before + own;
+    let credit = bucket.pace.level(now);
+    let mut latest = now + bucket.pace.span((within as f64 - credit).max(0.0)) as u64;
+    let mut free = amount as i64 - bucket.window.used() as i64;
+    for (release, freed) in bucket.window.releases(hold) {
+        if free >= within as i64 {
+            break;
+        }
+        let behind = (before as i64 - free.max(0)).max(0);
+        latest = latest.max(release.saturating_add(bucket.pace.span(behind as f64) as u64));
+        free = freed;
+    }
+    latest.saturating_add(laps.saturating_mul(hold))
+}
+
+/// Slots come back one by one, as long after each other as the average hold divided by their number.
+fn slot_departure(slots: &Slots, now: u64, ahead: f64) -> u64 {
+    let free = f64::from(slots.max) - f64::from(slots.taken);
+    let waits_for = ahead + 1.0 - free;
+    if waits_for <= 0.0 {
+        return now;
+    }
+    now.saturating_add((waits_for * slots.held_for / f64::from(slots.max)) as u64)
+}

@@ -1,0 +1,73 @@
+//! The admin listener: health, readiness and figures, on a thread and a runtime of its own.
+
+mod guard;
+mod listener;
+mod readiness;
+mod routes;
+
+use std::future::{Future, IntoFuture};
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+
+pub use readiness::{Phase, Readiness};
+
+use crate::config::model::Admin;
+use crate::config::secret::Secret;
+use crate::telemetry::Metrics;
+use listener::BoundedListener;
+
+/// What the admin listener tells, and to whom.
+#[derive(Debug, Clone)]
+pub struct AdminState {
+    /// The figures behind `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// What `/readyz` answers from.
+    pub readiness: Arc<Readiness>,
+    /// What a caller must show, if anything.
+    pub token: Option<Secret>,
+}
+
+/// Opens the admin listener. It serves nothing before [`serve`].
+///
+/// # Errors
+/// When the host has no address, or none of its addresses can be listened on.
+pub fn bind(admin: &Admin) -> anyhow::Result<TcpListener> {
+    let place = || format!("the admin listener cannot open {}:{}", admin.host, admin.port);
+    let addresses: Vec<SocketAddr> = (admin.host.as_str(), admin.port).to_socket_addrs().with_context(place)?.collect();
+    TcpListener::bind(addresses.as_slice()).with_context(place)
+}
+
+/// Serves until `shutdown` completes, on a thread of its own, so that a scrape never delays a request.
+///
+/// # Errors
+/// When the system gives no thread or no runtime, or the listener is not usable.
+pub fn serve(
+    listener: TcpListener,
+    state: AdminState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    listener.set_nonblocking(true)?;
+    let loopback = listener.local_addr()?.ip().is_loopback();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        runtime.block_on(async move {
+            let listener = match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => BoundedListener::new(listener),
+                Err(error) => return tracing::error!(%error, "the admin listener does not start"),
+            };
+            // Connections that are still open are dropped with the runtime: a scrape can be repeated.
+            tokio::select! {
+                served = axum::serve(listener, routes::router(state, loopback)).into_future() => {
+                    if let Err(error) = served {
+                        tracing::error!(%error, "the admin listener ended");
+                    }
+                }
+                () = shutdown => {}
+            }
+        });
+    })
+}

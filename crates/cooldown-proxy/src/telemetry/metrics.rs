@@ -1,0 +1,345 @@
+//! Figures of each upstream and of each domain, counted without a lock on the way of a request.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use foldhash::HashMap;
+use http::StatusCode;
+use parking_lot::{Mutex, RwLock};
+use prometheus_client::registry::Registry;
+
+use super::scrape::Scrape;
+
+/// How many domains have figures of their own. Clients choose the domains, so their number is bounded; the rest is
+/// counted together.
+pub const MAX_DOMAINS: usize = 1000;
+/// The name under which domains beyond [`MAX_DOMAINS`] are counted.
+pub const OTHER_DOMAINS: &str = "other";
+/// Upper bounds of the wait histogram's buckets, in seconds.
+pub const WAIT_BUCKETS: [f64; 17] =
+    [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+
+/// All figures of one running proxy. Nothing here is global: two proxies in one process count apart.
+pub struct Metrics {
+    boards: Arc<Boards>,
+    registry: Registry,
+}
+
+/// The state that requests write and that a scrape reads.
+pub(super) struct Boards {
+    pub(super) upstreams: RwLock<HashMap<Box<str>, Arc<RouteMetrics>>>,
+    pub(super) domains: RwLock<HashMap<Box<str>, Arc<RouteMetrics>>>,
+    pub(super) room: OnceLock<RoomSource>,
+    pub(super) started: u64,
+}
+
+/// Asks the pacers, at each scrape, how much room their limits have.
+pub type RoomSource = Box<dyn Fn() -> Vec<RoomFigure> + Send + Sync>;
+
+/// How much one limit allows now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomFigure {
+    /// What the limit belongs to.
+    pub scope: Scope,
+    /// The upstream's, domain's or client's name.
+    pub name: String,
+    /// The limit in words, as [`cooldown_pacer::Limit`] prints it.
+    pub limit: String,
+    /// How much may leave in the current window, in the limit's unit; negative while a debt is repaid.
+    pub room: i64,
+}
+
+/// What a figure is told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// A route or provider.
+    Upstream,
+    /// A host that clients ask for.
+    Domain,
+    /// A configured client.
+    Client,
+}
+
+/// The figures of one upstream or domain. Get the handle once and keep it: counting is a few relaxed atomic additions.
+#[derive(Debug, Default)]
+pub struct RouteMetrics {
+    pub(super) requests: AtomicU64,
+    pub(super) delayed: AtomicU64,
+    pub(super) waiting: AtomicU64,
+    pub(super) attempts: AtomicU64,
+    /// Unix time of the last arrival in seconds; zero = never.
+    pub(super) last_access: AtomicU64,
+    /// By class: 1xx to 5xx.
+    pub(super) responses: [AtomicU64; 5],
+    pub(super) wait: WaitHistogram,
+    pub(super) refusals: Tally,
+    pub(super) upstream_errors: Tally,
+}
+
+/// How long requests waited. The library's histogram takes a mutex for each observation; this one adds to two atomics.
+#[derive(Debug, Default)]
+pub(super) struct WaitHistogram {
+    /// One for each of [`WAIT_BUCKETS`], and one beyond.
+    pub(super) buckets: [AtomicU64; WAIT_BUCKETS.len() + 1],
+    /// The sum, in microseconds.
+    pub(super) sum: AtomicU64,
+}
+
+/// Counts by a code from a small closed set. Locked, since only failures come here.
+#[derive(Debug, Default)]
+pub(super) struct Tally(Mutex<Vec<(&'static str, u64)>>);
+
+/// Counts one waiting request for as long as it lives.
+#[derive(Debug)]
+#[must_use = "the request counts as waiting until this is dropped"]
+pub struct WaitingGuard(Arc<RouteMetrics>);
+
+impl Metrics {
+    /// No figures yet.
+    pub fn new() -> Self {
+        let boards = Arc::new(Boards {
+            upstreams: RwLock::default(),
+            domains: RwLock::default(),
+            room: OnceLock::new(),
+            started: unix_seconds(),
+        });
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Scrape(Arc::clone(&boards))));
+        Self { boards, registry }
+    }
+
+    /// The figures of the route or provider called `name`: from the configuration, so their number is not bounded here.
+    pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
+        handle(&self.boards.upstreams, name, usize::MAX)
+    }
+
+    /// The figures of a domain: the host that a client asked for, in lower case and without port.
+    pub fn domain(&self, host: &str) -> Arc<RouteMetrics> {
+        handle(&self.boards.domains, host, MAX_DOMAINS)
+    }
+
+    /// Names what is asked for the room of each limit at every scrape. Only the first call counts.
+    pub fn ask_for_room(&self, source: RoomSource) {
+        // A second source would belong to a second proxy, which has its own `Metrics`.
+        let _ = self.boards.room.set(source);
+    }
+
+    /// All figures in the OpenMetrics text format, version 1.0.0.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a `String` does not fail.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::with_capacity(16 * 1024);
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Boards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Boards").finish_non_exhaustive()
+    }
+}
+
+impl RouteMetrics {
+    /// A request arrived, now.
+    pub fn arrived(&self) {
+        self.requests.fetch_add(1, Relaxed);
+        self.last_access.store(unix_seconds(), Relaxed);
+    }
+
+    /// A request may leave after `wait` in the line; zero when it left at once.
+    pub fn waited(&self, wait: Duration) {
+        if !wait.is_zero() {
+            self.delayed.fetch_add(1, Relaxed);
+        }
+        self.wait.observe(wait);
+    }
+
+    /// A request waits until the guard is dropped.
+    pub fn waiting(self: &Arc<Self>) -> WaitingGuard {
+        self.waiting.fetch_add(1, Relaxed);
+        WaitingGuard(Arc::clone(self))
+    }
+
+    /// The proxy answered itself, with this error code.
+    pub fn refused(&self, code: &'static str) {
+        self.refusals.count(code);
+    }
+
+    /// One try is sent to the upstream.
+    pub fn attempt(&self) {
+        self.attempts.fetch_add(1, Relaxed);
+    }
+
+    /// The upstream's response head came.
+    pub fn responded(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5);
+        self.responses[class - 1].fetch_add(1, Relaxed);
+    }
+
+    /// The upstream failed without a response: this error code says how.
+    pub fn upstream_error(&self, code: &'static str) {
+        self.upstream_errors.count(code);
+    }
+}
+
+impl WaitHistogram {
+    fn observe(&self, wait: Duration) {
+        let seconds = wait.as_secs_f64();
+        let bucket = WAIT_BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(WAIT_BUCKETS.len());
+        self.buckets[bucket].fetch_add(1, Relaxed);
+        if !wait.is_zero() {
+            self.sum.fetch_add(wait.as_micros().try_into().unwrap_or(u64::MAX), Relaxed);
+        }
+    }
+}
+
+impl Tally {
+    fn count(&self, code: &'static str) {
+        let mut counts = self.0.lock();
+        match counts.iter_mut().find(|(known, _)| *known == code) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((code, 1)),
+        }
+    }
+
+    /// The counts so far, in the order in which the codes first came.
+    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+        self.0.lock().clone()
+    }
+}
+
+impl Drop for WaitingGuard {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The entry called `name`; the one for all others when the board already has `most` entries.
+fn handle(board: &RwLock<HashMap<Box<str>, Arc<RouteMetrics>>>, name: &str, most: usize) -> Arc<RouteMetrics> {
+    if let Some(known) = board.read().get(name) {
+        return Arc::clone(known);
+    }
+    let mut board = board.write();
+    let name = if board.len() < most || board.contains_key(name) { name } else { OTHER_DOMAINS };
+    Arc::clone(board.entry(name.into()).or_default())
+}
+
+fn unix_seconds() -> u64 {
+    // A clock before 1970 is told as "never".
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scrape(metrics: &Metrics) -> String {
+        metrics.encode().expect("writing to a string does not fail")
+    }
+
+    #[test]
+    fn every_figure_of_an_upstream_is_told_with_its_name() {
+        let metrics = Metrics::new();
+        let route = metrics.route("api.example.com");
+        route.arrived();
+        route.waited(Duration::ZERO);
+        route.arrived();
+        route.waited(Duration::from_millis(20));
+        route.attempt();
+        route.responded(StatusCode::OK);
+        route.responded(StatusCode::BAD_GATEWAY);
+        route.refused("queue_full");
+        route.refused("queue_full");
+        route.upstream_error("upstream_timeout");
+
+        let text = scrape(&metrics);
+        for line in [
+            r#"cooldown_upstream_requests_total{upstream="api.example.com"} 2"#,
+            r#"cooldown_upstream_delayed_requests_total{upstream="api.example.com"} 1"#,
+            r#"cooldown_upstream_waiting_requests{upstream="api.example.com"} 0"#,
+            r#"cooldown_upstream_attempts_total{upstream="api.example.com"} 1"#,
+            r#"cooldown_upstream_responses_total{upstream="api.example.com",class="2xx"} 1"#,
+            r#"cooldown_upstream_responses_total{upstream="api.example.com",class="5xx"} 1"#,
+            r#"cooldown_upstream_refusals_total{upstream="api.example.com",code="queue_full"} 2"#,
+            r#"cooldown_upstream_errors_total{upstream="api.example.com",code="upstream_timeout"} 1"#,
+            r#"cooldown_upstream_wait_seconds_count{upstream="api.example.com"} 2"#,
+            r#"cooldown_upstream_wait_seconds_sum{upstream="api.example.com"} 0.02"#,
+            r#"cooldown_upstream_wait_seconds_bucket{le="0.01",upstream="api.example.com"} 1"#,
+            r#"cooldown_upstream_wait_seconds_bucket{le="0.025",upstream="api.example.com"} 2"#,
+            r#"cooldown_upstream_wait_seconds_bucket{le="+Inf",upstream="api.example.com"} 2"#,
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        assert!(text.contains("cooldown_upstream_last_access_timestamp_seconds{"), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn one_handle_serves_all_who_ask_for_the_same_name() {
+        let metrics = Metrics::new();
+        metrics.domain("a.example").arrived();
+        metrics.domain("a.example").arrived();
+        assert!(scrape(&metrics).contains(r#"cooldown_domain_requests_total{domain="a.example"} 2"#));
+    }
+
+    #[test]
+    fn a_request_counts_as_waiting_until_its_guard_is_dropped() {
+        let route = Metrics::new().route("r");
+        let guards = [route.waiting(), route.waiting()];
+        assert_eq!(route.waiting.load(Relaxed), 2);
+        drop(guards);
+        assert_eq!(route.waiting.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn domains_that_clients_invent_are_counted_together_beyond_the_bound() {
+        let metrics = Metrics::new();
+        for number in 0..MAX_DOMAINS + 50 {
+            metrics.domain(&format!("{number}.example")).arrived();
+        }
+        metrics.domain("0.example").arrived();
+        let text = scrape(&metrics);
+        assert!(text.contains(r#"cooldown_domain_requests_total{domain="other"} 50"#), "the rest is one entry");
+        assert!(text.contains(r#"cooldown_domain_requests_total{domain="0.example"} 2"#), "known ones keep counting");
+        assert!(metrics.boards.domains.read().len() <= MAX_DOMAINS + 1);
+    }
+
+    #[test]
+    fn room_is_asked_for_at_each_scrape() {
+        let metrics = Metrics::new();
+        assert!(!scrape(&metrics).contains("_room"));
+        metrics.ask_for_room(Box::new(|| {
+            vec![RoomFigure {
+                scope: Scope::Domain,
+                name: "api.example.com".to_owned(),
+                limit: "10 requests a second".to_owned(),
+                room: -3,
+            }]
+        }));
+        let line = r#"cooldown_domain_room{domain="api.example.com",limit="10 requests a second"} -3"#;
+        assert!(scrape(&metrics).contains(line));
+    }
+
+    #[test]
+    fn a_name_cannot_break_out_of_its_label() {
+        let metrics = Metrics::new();
+        metrics.domain("a\"} 1\nfake_total 7").arrived();
+        assert!(!scrape(&metrics).contains("\nfake_total"));
+    }
+}
