@@ -90,16 +90,24 @@ impl Bucket {
         }
     }
 
-    /// When a request that takes `share` may leave, after one that takes `taken` has left now. Zero = at once;
-    /// `u64::MAX` = when somebody gives something back.
-    pub(crate) fn earliest(&self, share: u64, taken: u64) -> u64 {
+    /// When a request that takes `share` may leave. Zero = at once; `u64::MAX` = when somebody gives something back.
+    pub(crate) fn earliest(&self, share: u64) -> u64 {
+        match self {
+            Self::Rate(_) if share == 0 => 0,
+            Self::Rate(bucket) => bucket.window.earliest(share, 0, bucket.hold()).max(bucket.pace.earliest(share)),
+            Self::Slots(slots) => slots.earliest(share),
+        }
+    }
+
+    /// The same if another one that takes `taken` leaves at `now`.
+    pub(crate) fn earliest_after(&self, now: u64, share: u64, taken: u64) -> u64 {
         match self {
             Self::Rate(_) if share == 0 => 0,
             Self::Rate(bucket) => {
-                bucket.window.earliest(share, taken, bucket.hold()).max(bucket.pace.earliest(share, taken))
+                let window = bucket.window.earliest(share, taken, bucket.hold());
+                window.max(bucket.pace.earliest_after(now, share, taken))
             }
-            Self::Slots(slots) if u64::from(slots.taken) + share + taken <= u64::from(slots.max) => slots.freed,
-            Self::Slots(_) => u64::MAX,
+            Self::Slots(slots) => slots.earliest(share + taken),
         }
     }
 
@@ -192,6 +200,12 @@ impl Bucket {
     }
 }
 
+impl Slots {
+    fn earliest(&self, wanted: u64) -> u64 {
+        if u64::from(self.taken) + wanted <= u64::from(self.max) { self.freed } else { u64::MAX }
+    }
+}
+
 impl RateBucket {
     fn new(rate: Rate, guard: u64, now: u64) -> Self {
         let (amount, period) = (rate.amount(), nanos(rate.period()));
@@ -274,11 +288,11 @@ mod tests {
     fn the_eleventh_of_ten_a_second_waits_for_the_window_and_the_guard() {
         let mut bucket = ten_a_second();
         for _ in 0..10 {
-            assert_eq!(bucket.earliest(1, 0), 0);
+            assert_eq!(bucket.earliest(1), 0);
             bucket.take(0, 0, 1);
         }
         let guard = GUARD + SECOND / 1000;
-        assert_eq!(bucket.earliest(1, 0), SECOND + guard - 1, "a cell is one nanosecond wide");
+        assert_eq!(bucket.earliest(1), SECOND + guard - 1, "a cell is one nanosecond wide");
     }
 
     #[test]
@@ -287,12 +301,12 @@ mod tests {
         for _ in 0..10 {
             bucket.take(0, 0, 1);
         }
-        let before = bucket.earliest(1, 0);
+        let before = bucket.earliest(1);
         bucket.refused(1);
-        let widened = bucket.earliest(1, 0);
+        let widened = bucket.earliest(1);
         bucket.refused(2);
         assert!(widened > before);
-        assert_eq!(bucket.earliest(1, 0), widened, "refusals of one round trip count once");
+        assert_eq!(bucket.earliest(1), widened, "refusals of one round trip count once");
         assert!(!bucket.is_as_new(2 * SECOND));
         assert!(bucket.is_as_new(3600 * SECOND), "in the end the widening is gone");
     }
@@ -300,11 +314,11 @@ mod tests {
     #[test]
     fn a_slot_is_free_when_it_was_given_back() {
         let mut slots = Bucket::new(Limit::Concurrency(NonZeroU32::MIN), GUARD, 0);
-        assert_eq!(slots.earliest(1, 0), 0);
+        assert_eq!(slots.earliest(1), 0);
         slots.take(5, 5, 1);
-        assert_eq!(slots.earliest(1, 0), u64::MAX);
+        assert_eq!(slots.earliest(1), u64::MAX);
         slots.release(9, 5);
-        assert_eq!(slots.earliest(1, 0), 9);
+        assert_eq!(slots.earliest(1), 9);
     }
 
     #[test]
@@ -313,8 +327,8 @@ mod tests {
         let mut bucket = Bucket::new(rate.into(), GUARD, 0);
         bucket.take(0, 0, 100);
         bucket.settle(10, 0, 100, 1500);
-        assert!(bucket.earliest(1, 0) > SECOND / 2);
+        assert!(bucket.earliest(1) > SECOND / 2);
         bucket.settle(20, 0, 1500, 100);
-        assert!(bucket.earliest(900, 0) <= 20, "and an overestimate returns at once");
+        assert!(bucket.earliest(900) <= 20, "and an overestimate returns at once");
     }
 }

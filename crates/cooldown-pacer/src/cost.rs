@@ -79,7 +79,7 @@ impl Cost {
     #[must_use]
     pub(crate) fn times(mut self, count: f64) -> Self {
         for amount in &mut self.0 {
-            *amount = (*amount as f64 * count).round() as u64;
+            *amount = (*amount as f64 * count + 0.5) as u64;
         }
         self
     }

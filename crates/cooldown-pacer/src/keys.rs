@@ -158,14 +158,15 @@ impl KeyState {
         self.waiting > 0 || self.held > 0
     }
 
-    /// When a request of `cost` may leave as far as this key is concerned, after one of `taken` has left now.
-    pub(crate) fn earliest(&self, cost: &Cost, taken: Option<&Cost>) -> u64 {
-        let share = |bucket: &Bucket, cost: &Cost| bucket.share_of(cost);
-        self.buckets
-            .iter()
-            .map(|bucket| bucket.earliest(share(bucket, cost), taken.map_or(0, |taken| share(bucket, taken))))
-            .max()
-            .unwrap_or(0)
+    /// When a request of `cost` may leave as far as this key is concerned.
+    pub(crate) fn earliest(&self, cost: &Cost) -> u64 {
+        self.buckets.iter().map(|bucket| bucket.earliest(bucket.share_of(cost))).max().unwrap_or(0)
+    }
+
+    /// The same if another one of `taken` leaves at `now`.
+    pub(crate) fn earliest_after(&self, now: u64, cost: &Cost, taken: &Cost) -> u64 {
+        let shares = self.buckets.iter().map(|bucket| (bucket, bucket.share_of(cost), bucket.share_of(taken)));
+        shares.map(|(bucket, share, taken)| bucket.earliest_after(now, share, taken)).max().unwrap_or(0)
     }
 
     pub(crate) fn take(&mut self, now: u64, due: u64, cost: &Cost) {

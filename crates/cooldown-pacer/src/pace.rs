@@ -76,13 +76,19 @@ impl Pace {
         (self.level + now.saturating_sub(self.at) as f64 * self.rate).min(self.cap())
     }
 
-    /// When there is credit for `cost`, after `taken` more has left now. Never before the last change.
-    pub(crate) fn earliest(&self, cost: u64, taken: u64) -> u64 {
-        let missing = self.need(cost) + taken as f64 - self.level;
-        if missing <= 0.0 {
-            return self.at;
-        }
-        self.at.saturating_add((missing / self.rate).ceil() as u64)
+    /// When there is credit for `cost`. Never before the last change.
+    pub(crate) fn earliest(&self, cost: u64) -> u64 {
+        self.at.saturating_add(self.time_for(self.need(cost) - self.level))
+    }
+
+    /// When there is credit for `cost` if `taken` leaves at `now`.
+    pub(crate) fn earliest_after(&self, now: u64, cost: u64, taken: u64) -> u64 {
+        let missing = self.need(cost) + taken as f64 - self.level(now);
+        if missing <= 0.0 { self.earliest(cost) } else { now.saturating_add(self.time_for(missing)) }
+    }
+
+    fn time_for(&self, missing: f64) -> u64 {
+        (missing.max(0.0) / self.rate).ceil() as u64
     }
 
     /// Takes credit at the instant at which it was there, which a late timer may call later: lateness does not add up.
@@ -114,13 +120,13 @@ mod tests {
     fn a_burst_leaves_at_once_and_the_rest_evenly() {
         let mut pace = Pace::new(10, SECOND, 3, 0);
         for _ in 0..3 {
-            assert_eq!(pace.earliest(1, 0), 0);
+            assert_eq!(pace.earliest(1), 0);
             pace.take(0, 1);
         }
         pace.line_up(0, 1);
         for nth in 1..=20 {
             let due = nth * SECOND / 10;
-            assert_eq!(pace.earliest(1, 0), due);
+            assert_eq!(pace.earliest(1), due);
             pace.take(due, 1);
         }
     }
@@ -131,7 +137,7 @@ mod tests {
         pace.take(0, 10);
         pace.line_up(0, 1);
         pace.take(5 * SECOND, 1);
-        assert_eq!(pace.earliest(1, 0), 5 * SECOND + SECOND / 10, "the pause left no credit for a herd");
+        assert_eq!(pace.earliest(1), 5 * SECOND + SECOND / 10, "the pause left no credit for a herd");
         pace.line_gone(5 * SECOND);
         assert_eq!(pace.level(7 * SECOND), 10.0, "with nobody waiting it grows again");
     }
@@ -141,16 +147,16 @@ mod tests {
         let mut pace = Pace::new(10, SECOND, 1, 0);
         pace.take(0, 1);
         pace.line_up(0, 1);
-        let due = pace.earliest(1, 0);
+        let due = pace.earliest(1);
         pace.take(due, 1);
-        assert_eq!(pace.earliest(1, 0), due + SECOND / 10, "counted from when it could go, not from when it went");
+        assert_eq!(pace.earliest(1), due + SECOND / 10, "counted from when it could go, not from when it went");
     }
 
     #[test]
     fn a_request_above_the_burst_goes_on_full_credit_and_repays() {
         let mut pace = Pace::new(1000, SECOND, 100, 0);
-        assert_eq!(pace.earliest(500, 0), 0);
+        assert_eq!(pace.earliest(500), 0);
         pace.take(0, 500);
-        assert_eq!(pace.earliest(100, 0), SECOND / 2);
+        assert_eq!(pace.earliest(100), SECOND / 2);
     }
 }

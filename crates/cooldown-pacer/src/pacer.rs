@@ -112,10 +112,8 @@ impl Pacer {
         }
         let full = self.line.len() >= self.settings.max_depth;
         let place = self.join(now, keys, &ask);
-        let late = !self.is_surely_in_time(now, place) && self.is_late(now, place);
-        if full || late {
-            let why = if full { Why::LineFull } else { Why::WaitTooLong };
-            let refusal = self.refusal(now, place, why);
+        let refusal = if full { Some(self.refusal(now, place, Why::LineFull)) } else { self.too_late(now, place) };
+        if let Some(refusal) = refusal {
             self.leave_line(now, place);
             return Admission::Refuse(refusal);
         }
@@ -238,7 +236,7 @@ impl Pacer {
     fn is_clear(&self, now: u64, keys: &KeySet, cost: &Cost) -> bool {
         keys.iter().all(|&key| {
             let state = self.keys.get(key);
-            state.waiting == 0 && state.earliest(cost, None) <= now
+            state.waiting == 0 && state.earliest(cost) <= now
         })
     }
 
@@ -289,7 +287,7 @@ impl Pacer {
         let buckets = self.line.queue_of(waiter).keys.iter().flat_map(|&key| &self.keys.get(key).buckets);
         let spans = buckets.map(|bucket| {
             let share = bucket.share_of(&waiter.cost);
-            (bucket.earliest(share, 0), bucket.span(share))
+            (bucket.earliest(share), bucket.span(share))
         });
         let (_, span) = spans.filter(|&(_, span)| span > 0).max().unwrap_or((0, 1_000_000_000));
         span
@@ -311,14 +309,16 @@ impl Pacer {
         Refusal { why, retry_after: Duration::from_nanos(predicted.saturating_sub(now)) }
     }
 
-    /// A bound that costs nothing: even if everybody leaves before it, it leaves in time.
-    fn is_surely_in_time(&self, now: u64, place: Place) -> bool {
-        let waiter = self.line.waiter(place);
-        waiter.latest == u64::MAX || self.predicted_at_the_latest(now, place) <= waiter.latest
-    }
-
-    fn is_late(&self, now: u64, place: Place) -> bool {
-        self.predicted(now, place) > self.line.waiter(place).latest && !self.can_leave_at_once(now, place)
+    /// The refusal of a newcomer that cannot leave before its wait budget ends.
+    fn too_late(&self, now: u64, place: Place) -> Option<Refusal> {
+        let latest = self.line.waiter(place).latest;
+        // A bound that costs nothing settles most cases: even if everybody leaves before it, it leaves in time.
+        if latest == u64::MAX || self.predicted_at_the_latest(now, place) <= latest {
+            return None;
+        }
+        let refusal = self.refusal(now, place, Why::WaitTooLong);
+        let is_late = u128::from(latest.saturating_sub(now)) < refusal.retry_after.as_nanos();
+        (is_late && !self.can_leave_at_once(now, place)).then_some(refusal)
     }
 
     /// Whether a newcomer may pass everybody.
@@ -327,15 +327,15 @@ impl Pacer {
         let head = self.line.first_queue(now).and_then(|queue| self.line.first_of(queue));
         self.line.is_first_of_flow(place)
             && self.earliest(place) <= now
-            && head.is_none_or(|head| self.may_pass(place, head))
-            && self.line.first_of(waiter.queue).is_none_or(|first| self.may_pass(place, first))
+            && head.is_none_or(|head| self.may_pass(now, place, head))
+            && self.line.first_of(waiter.queue).is_none_or(|first| self.may_pass(now, place, first))
     }
 
     /// When a waiter could leave if it were alone.
     fn earliest(&self, place: Place) -> u64 {
         let waiter = self.line.waiter(place);
         let keys = &self.line.queue_of(waiter).keys;
-        keys.iter().map(|&key| self.keys.get(key).earliest(&waiter.cost, None)).max().unwrap_or(0)
+        keys.iter().map(|&key| self.keys.get(key).earliest(&waiter.cost)).max().unwrap_or(0)
     }
 
     /// The head of the line if it can leave, else somebody who may pass it, else when to look again.
@@ -351,7 +351,7 @@ impl Pacer {
             let earliest = self.earliest(place);
             if earliest > now {
                 next = next.min(earliest);
-            } else if self.may_pass(place, head) && self.may_pass_own_first(place) {
+            } else if self.may_pass(now, place, head) && self.may_pass_own_first(now, place) {
                 return self.go(now, place, earliest);
             }
         }
@@ -379,23 +379,25 @@ impl Pacer {
         places
     }
 
-    fn may_pass_own_first(&self, place: Place) -> bool {
+    fn may_pass_own_first(&self, now: u64, place: Place) -> bool {
         let first = self.line.first_of(self.line.waiter(place).queue);
-        first.is_none_or(|first| first == place || self.may_pass(place, first))
+        first.is_none_or(|first| first == place || self.may_pass(now, place, first))
     }
 
     /// The proof of backfilling: with what the passer takes, the other's earliest instant is the same as without.
-    fn may_pass(&self, passer: Place, other: Place) -> bool {
+    fn may_pass(&self, now: u64, passer: Place, other: Place) -> bool {
         if passer == other {
             return true;
         }
         let (passer, other) = (self.line.waiter(passer), self.line.waiter(other));
         let shared = &self.line.queue_of(passer).keys;
-        let without = |taken: Option<&Cost>| {
-            let keys = self.line.queue_of(other).keys.iter();
-            keys.map(|&key| self.keys.get(key).earliest(&other.cost, taken.filter(|_| shared.contains(&key)))).max()
-        };
-        without(Some(&passer.cost)) == without(None)
+        let states = || self.line.queue_of(other).keys.iter().map(|&key| (key, self.keys.get(key)));
+        let without = states().map(|(_, state)| state.earliest(&other.cost)).max();
+        let with = states().map(|(key, state)| {
+            let both = shared.contains(&key);
+            if both { state.earliest_after(now, &other.cost, &passer.cost) } else { state.earliest(&other.cost) }
+        });
+        with.max() == without
     }
 }
 
@@ -416,6 +418,6 @@ fn room(mut bucket: Bucket, now: u64) -> Room {
         Bucket::Rate(rate) => rate.rate.amount() as i64 - rate.window.used() as i64,
         Bucket::Slots(slots) => i64::from(slots.max) - i64::from(slots.taken),
     };
-    let earliest = bucket.earliest(1, 0);
+    let earliest = bucket.earliest(1);
     Room { limit: bucket.limit(), left, free_at: (earliest < u64::MAX).then(|| Instant::from_nanos(earliest.max(now))) }
 }

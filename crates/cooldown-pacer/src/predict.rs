@@ -4,9 +4,12 @@ use crate::ask::Ticket;
 use crate::bucket::{Bucket, RateBucket, Slots};
 use crate::cost::Cost;
 use crate::keys::{KeyIndex, KeySet};
-use crate::line::{Place, Queue};
+use crate::line::{FlowState, Place, Queue};
 use crate::pacer::Pacer;
 use crate::time::Instant;
+
+/// Virtual time is counted in picoseconds.
+const PICOS_PER_NANO: f64 = 1000.0;
 
 /// What leaves before a waiter, of its own queue.
 struct Ahead {
@@ -57,8 +60,10 @@ impl Pacer {
         let waiter = self.line.waiter(place);
         let own = &queue.flows[waiter.flow as usize];
         let (mut requests, mut cost) = self.line.ahead_in_flow(place);
-        let own_span = self.span(&queue.keys, &cost) / u128::from(own.weight);
-        let tag = own.start + own_span;
+        let is_first = requests == 0.0;
+        let lead = self.span(&queue.keys, &cost) / f64::from(own.weight);
+        let tag = own.start + lead as u128;
+        let own_step = self.step(queue, own);
         for &(start, number, flow) in &queue.order {
             if start > tag {
                 break;
@@ -67,17 +72,32 @@ impl Pacer {
                 continue;
             }
             let other = &queue.flows[flow as usize];
-            let span = self.span(&queue.keys, &other.backlog) / u128::from(other.waiting.max(1));
-            let step = (span / u128::from(other.weight)).max(1);
-            let (whole, exact) = ((tag - start) / step, (tag - start).is_multiple_of(step));
-            // At equal tags, the flow that reached its present one first is served first.
-            let wins_tie =
-                (start, number) > (own.start, own.number) && own_span > 0 || start == tag && number < own.number;
-            let served = (whole + u128::from(!exact || wins_tie)).min(u128::from(other.waiting)) as f64;
+            let step = self.step(queue, other);
+            // Spans of several requests are rounded once, those of single ones each: nearly whole is whole.
+            let steps = (tag - start) as f64 / step;
+            let nearest = (steps + 0.5) as u64 as f64;
+            let is_tie = (steps - nearest).abs() < 1e-6;
+            let whole = if is_tie { nearest } else { steps as u64 as f64 };
+            // At equal tags, whoever reached its tag first is served first: the one that was served before at the
+            // smaller tag, or that stands there already.
+            let wins_tie = match (whole == 0.0, is_first) {
+                (true, true) => number < own.number,
+                (true, false) => start > own.start || number < own.number,
+                (false, true) => false,
+                (false, false) if (step - own_step).abs() <= 1.0 => (start, own.number) > (own.start, number),
+                (false, false) => step > own_step,
+            };
+            let served = (whole + f64::from(u8::from(!is_tie || wins_tie))).min(f64::from(other.waiting));
             requests += served;
             cost = cost.plus(&other.backlog.times(served / f64::from(other.waiting)));
         }
         Ahead { requests, cost }
+    }
+
+    /// How far virtual time moves for a flow when one of its requests is served.
+    fn step(&self, queue: &Queue, flow: &FlowState) -> f64 {
+        let span = self.span(&queue.keys, &flow.backlog) / f64::from(flow.waiting.max(1));
+        (span / f64::from(flow.weight)).max(1.0)
     }
 
     /// What other queues take from a key first: everything of more urgent ones, a fair part of equally urgent ones.
@@ -114,13 +134,13 @@ impl Pacer {
     }
 
     /// What fairness charges for a cost, where it is not known yet which limit will bind: the largest part of any.
-    fn span(&self, keys: &KeySet, cost: &Cost) -> u128 {
+    fn span(&self, keys: &KeySet, cost: &Cost) -> f64 {
         let buckets = keys.iter().flat_map(|&key| &self.keys.get(key).buckets);
         let spans = buckets.map(|bucket| match bucket {
-            Bucket::Rate(rate) => bucket.span(cost.get(rate.unit())),
-            Bucket::Slots(_) => 0,
+            Bucket::Rate(rate) => rate.pace.span(cost.get(rate.unit()) as f64) * PICOS_PER_NANO,
+            Bucket::Slots(_) => 0.0,
         });
-        spans.max().unwrap_or(0)
+        spans.fold(0.0, f64::max)
     }
 }
 
@@ -132,8 +152,7 @@ fn departure(bucket: &Bucket, now: u64, ahead: &Cost, requests: f64, cost: &Cost
     }
 }
 
-/// Departures repeat themselves window by window. Within one, a departure is held up by its credit or by the cell that
-/// makes room for it or for one before it, from which on departures are evenly spread.
+/// Departures repeat themselves window by window, and are at least evenly spread behind the last one of the window before.
 fn rate_departure(bucket: &RateBucket, now: u64, ahead: u64, own: u64) -> u64 {
     if own == 0 {
         return now;
@@ -142,11 +161,22 @@ fn rate_departure(bucket: &RateBucket, now: u64, ahead: u64, own: u64) -> u64 {
     let usable = if ahead.is_multiple_of(own) { amount - amount % own } else { amount };
     let laps = (ahead + own - 1) / usable;
     let before = ahead.saturating_sub(laps * usable);
+    let first = departure_in_window(bucket, now, before, own);
+    let Some(earlier_laps) = laps.checked_sub(1) else { return first };
+    let last_of_window = departure_in_window(bucket, now, usable.saturating_sub(own), own);
+    let spread = last_of_window.saturating_add(bucket.pace.span((before + own) as f64) as u64);
+    let repeated = first.saturating_add(hold);
+    repeated.max(spread).saturating_add(earlier_laps.saturating_mul(hold))
+}
+
+/// Within a window, a departure is held up by its credit or by the cell that makes room for it or for one before it,
+/// from which on departures are evenly spread.
+fn departure_in_window(bucket: &RateBucket, now: u64, before: u64, own: u64) -> u64 {
     let within = before + own;
     let credit = bucket.pace.level(now);
     let mut latest = now + bucket.pace.span((within as f64 - credit).max(0.0)) as u64;
-    let mut free = amount as i64 - bucket.window.used() as i64;
-    for (release, freed) in bucket.window.releases(hold) {
+    let mut free = bucket.rate.amount() as i64 - bucket.window.used() as i64;
+    for (release, freed) in bucket.window.releases(bucket.hold()) {
         if free >= within as i64 {
             break;
         }
@@ -154,7 +184,7 @@ fn rate_departure(bucket: &RateBucket, now: u64, ahead: u64, own: u64) -> u64 {
         latest = latest.max(release.saturating_add(bucket.pace.span(behind as f64) as u64));
         free = freed;
     }
-    latest.saturating_add(laps.saturating_mul(hold))
+    latest
 }
 
 /// Slots come back one by one, as long after each other as the average hold divided by their number.

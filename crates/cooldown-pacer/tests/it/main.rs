@@ -1,0 +1,7 @@
+//! The rules of pacing, each as a property over random workloads in virtual time, and as stories that a user would tell.
+
+mod fairness;
+mod promises;
+mod rules;
+mod scenarios;
+mod world;
