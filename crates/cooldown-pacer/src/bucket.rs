@@ -159,17 +159,17 @@ impl Bucket {
         }
     }
 
-    /// Somebody starts to wait for `share`.
-    pub(crate) fn line_up(&mut self, now: u64, share: u64) {
+    /// Somebody starts to wait.
+    pub(crate) fn line_up(&mut self, now: u64, cost: &Cost) {
         if let Self::Rate(bucket) = self {
-            bucket.pace.line_up(now, share);
+            bucket.pace.line_up(now, cost.get(bucket.rate.unit()));
         }
     }
 
-    /// Nobody waits any more.
-    pub(crate) fn line_gone(&mut self, now: u64) {
+    /// Somebody who waited has left the line.
+    pub(crate) fn leave_line(&mut self, now: u64, cost: &Cost) {
         if let Self::Rate(bucket) = self {
-            bucket.pace.line_gone(now);
+            bucket.pace.leave_line(now, cost.get(bucket.rate.unit()));
         }
     }
 

@@ -70,11 +70,7 @@ impl Keys {
         for (_, state) in self.table.iter_mut().filter(|(_, state)| state.key.limits == id) {
             let mut old: Vec<Bucket> = state.buckets.drain(..).collect();
             for &limit in &limits {
-                let mut bucket = inherit(&mut old, now, limit, guard).unwrap_or_else(|| Bucket::new(limit, guard, now));
-                if state.waiting > 0 {
-                    let typical = state.backlog.times(1.0 / f64::from(state.waiting));
-                    bucket.line_up(now, bucket.share_of(&typical));
-                }
+                let bucket = inherit(&mut old, now, limit, guard).unwrap_or_else(|| state.join_late(now, limit, guard));
                 state.buckets.push(bucket);
             }
         }
@@ -181,16 +177,22 @@ impl KeyState {
         self.waiting += 1;
         self.backlog = self.backlog.plus(cost);
         for bucket in &mut self.buckets {
-            bucket.line_up(now, bucket.share_of(cost));
+            bucket.line_up(now, cost);
         }
     }
 
     pub(crate) fn leave_line(&mut self, now: u64, cost: &Cost) {
         self.waiting -= 1;
         self.backlog = self.backlog.minus(cost);
-        if self.waiting == 0 {
-            self.buckets.iter_mut().for_each(|bucket| bucket.line_gone(now));
-        }
+        self.buckets.iter_mut().for_each(|bucket| bucket.leave_line(now, cost));
+    }
+
+    /// A bucket for a limit that comes while requests wait: it knows them by their average.
+    fn join_late(&self, now: u64, limit: Limit, guard: u64) -> Bucket {
+        let mut bucket = Bucket::new(limit, guard, now);
+        let typical = self.backlog.times(1.0 / f64::from(self.waiting.max(1)));
+        (0..self.waiting).for_each(|_| bucket.line_up(now, &typical));
+        bucket
     }
 }
 

@@ -1,9 +1,12 @@
 //! Bursts after idling, even departures under load: the leaky bucket behind R2.
 
+use std::collections::BTreeMap;
+
 /// Credit that a limit has for leaving at once. See ADR 0002.
 ///
 /// With nobody waiting, credit grows up to the burst. With a line, it grows only as far as the largest waiting request
-/// needs, so that departures stay evenly spread and a pause is not followed by a herd.
+/// costs, so that departures stay evenly spread and a pause is not followed by a herd, while a request that had to wait
+/// for its window need not wait again for its credit.
 #[derive(Debug, Clone)]
 pub(crate) struct Pace {
     /// Units a nanosecond.
@@ -12,15 +15,15 @@ pub(crate) struct Pace {
     /// Credit at [`at`](Pace::at); negative while a large or underestimated request is repaid.
     level: f64,
     at: u64,
-    /// With a line: the largest need in it since it formed. `None` with nobody waiting.
-    line: Option<f64>,
+    /// What those who wait cost, and how many of them cost that. Empty with nobody waiting.
+    line: BTreeMap<u64, u32>,
 }
 
 impl Pace {
     /// A full one.
     pub(crate) fn new(amount: u64, period: u64, burst: u64, now: u64) -> Self {
         let burst = burst as f64;
-        Self { rate: amount as f64 / period as f64, burst, level: burst, at: now, line: None }
+        Self { rate: amount as f64 / period as f64, burst, level: burst, at: now, line: BTreeMap::new() }
     }
 
     /// The same credit under another limit.
@@ -29,7 +32,6 @@ impl Pace {
         self.rate = amount as f64 / period as f64;
         self.burst = burst as f64;
         self.level = self.level.min(self.burst);
-        self.line = self.line.map(|largest| largest.min(self.burst));
     }
 
     /// Nanoseconds that `cost` occupies at the limit's own rate.
@@ -44,24 +46,32 @@ impl Pace {
 
     /// Somebody starts to wait for `cost`.
     pub(crate) fn line_up(&mut self, now: u64, cost: u64) {
-        let need = self.need(cost);
-        match &mut self.line {
-            Some(largest) => *largest = largest.max(need),
-            None => {
-                self.advance(now);
-                self.line = Some(need);
+        self.advance(now);
+        *self.line.entry(cost).or_default() += 1;
+    }
+
+    /// Somebody who waited for `cost` has left the line.
+    pub(crate) fn leave_line(&mut self, now: u64, cost: u64) {
+        self.advance(now);
+        // After a reload that brought this limit, the line is known by its average only.
+        let counted = if self.line.contains_key(&cost) { Some(cost) } else { self.line.keys().next_back().copied() };
+        let Some(counted) = counted else { return };
+        if let Some(count) = self.line.get_mut(&counted) {
+            *count -= 1;
+            if *count == 0 {
+                self.line.remove(&counted);
+                self.level = self.level.min(self.cap_of_growth().max(self.burst));
             }
         }
     }
 
-    /// Nobody waits any more.
-    pub(crate) fn line_gone(&mut self, now: u64) {
-        self.advance(now);
-        self.line = None;
+    /// How far credit grows.
+    fn cap_of_growth(&self) -> f64 {
+        self.line.keys().next_back().map_or(self.burst, |&largest| largest as f64)
     }
 
     fn cap(&self) -> f64 {
-        self.line.unwrap_or(self.burst).max(self.level)
+        self.cap_of_growth().max(self.level)
     }
 
     fn advance(&mut self, now: u64) {
@@ -138,7 +148,7 @@ mod tests {
         pace.line_up(0, 1);
         pace.take(5 * SECOND, 1);
         assert_eq!(pace.earliest(1), 5 * SECOND + SECOND / 10, "the pause left no credit for a herd");
-        pace.line_gone(5 * SECOND);
+        pace.leave_line(5 * SECOND, 1);
         assert_eq!(pace.level(7 * SECOND), 10.0, "with nobody waiting it grows again");
     }
 

@@ -138,6 +138,11 @@ impl World {
         self.run_until(u64::MAX / 2);
     }
 
+    /// The machine sleeps: nothing happens until `end`, when everything does.
+    pub(crate) fn sleep_until(&mut self, end: u64) {
+        self.fire(end);
+    }
+
     /// When the requests left, in nanoseconds.
     pub(crate) fn departures(&self) -> Vec<u64> {
         self.left.iter().map(|&index| self.left_at(index).expect("it left")).collect()
