@@ -79,11 +79,7 @@ impl RequestBody {
 
     /// Reads on while the request waits, as far as the memory for that allows. Without it the end of a client that hangs
     /// up would stay hidden behind its unread body. Ready when no more will be read.
-    pub(super) fn poll_ahead(
-        &mut self,
-        memory: &Rc<AheadMemory>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), BodyError>> {
+    pub(super) fn poll_ahead(&mut self, memory: &Rc<AheadMemory>, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         while let Some(rest) = self.rest.as_mut() {
             if !self.held.may_grow(memory) {
                 return Poll::Ready(Ok(()));

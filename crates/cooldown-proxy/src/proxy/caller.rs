@@ -97,9 +97,12 @@ fn by_token(clients: &[Client], headers: &HeaderMap) -> Option<(usize, Option<He
         let given = headers.get(&field)?.as_bytes();
         let given = if field == AUTHORIZATION { bearer(given)? } else { given };
         let matches = |client: &Client| client.token.as_ref().is_some_and(|token| token.matches(given));
-        let found = clients.iter().enumerate().fold(None, |found, (index, client)| {
-            if matches(client) { Some(index) } else { found }
-        });
+        let found = clients.iter().enumerate().fold(
+            None,
+            |found, (index, client)| {
+                if matches(client) { Some(index) } else { found }
+            },
+        );
         found.map(|index| (index, Some(field)))
     })
 }

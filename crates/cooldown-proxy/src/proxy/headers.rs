@@ -278,7 +278,13 @@ mod tests {
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         let kept = [
-            "authorization", "forwarded", "host", "trailer", "via", "x-forwarded-for", "x-forwarded-host",
+            "authorization",
+            "forwarded",
+            "host",
+            "trailer",
+            "via",
+            "x-forwarded-for",
+            "x-forwarded-host",
             "x-forwarded-proto",
         ];
         assert_eq!(names, kept);

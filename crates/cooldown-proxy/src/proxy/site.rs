@@ -114,12 +114,11 @@ fn router(config: &Config) -> Router {
 }
 
 fn routes(config: &Config, metrics: &Metrics) -> Vec<Route> {
-    let routes = config.routes.iter().map(|route| {
-        Route::new(&route.name, &route.upstream, None, true, metrics)
-    });
-    let providers = config.providers.iter().map(|provider| {
-        Route::new(&provider.name, &provider.upstream, credentials(provider), false, metrics)
-    });
+    let routes = config.routes.iter().map(|route| Route::new(&route.name, &route.upstream, None, true, metrics));
+    let providers = config
+        .providers
+        .iter()
+        .map(|provider| Route::new(&provider.name, &provider.upstream, credentials(provider), false, metrics));
     routes.chain(providers).collect()
 }
 

@@ -248,9 +248,8 @@ mod tests {
         let length = twice.len();
         let sized = format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{twice}");
         assert!(accepts(&format!("{sized}{sized}GET / HTTP/1.1\r\n\r\n")));
-        let chunked = format!(
-            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{length:x};x=y\r\n{twice}\r\n0\r\n{twice}"
-        );
+        let chunked =
+            format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{length:x};x=y\r\n{twice}\r\n0\r\n{twice}");
         assert!(accepts(&format!("{chunked}{chunked}{sized}")));
         assert!(!accepts(&format!("{chunked}POST / HTTP/1.1\r\n{twice}")), "the head behind a body counts again");
     }

@@ -124,12 +124,7 @@ async fn draining(phase: &mut watch::Receiver<Phase>) -> Instant {
     }
 }
 
-async fn accept(
-    worker: Rc<Worker>,
-    connections: Rc<Connections>,
-    http: Rc<Http>,
-    listener: tokio::net::TcpListener,
-) {
+async fn accept(worker: Rc<Worker>, connections: Rc<Connections>, http: Rc<Http>, listener: tokio::net::TcpListener) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {

@@ -80,9 +80,7 @@ impl Endpoint {
     /// When its host is no name that a certificate can carry.
     pub fn new(upstream: &model::Upstream, tls: Option<&Tls>) -> Result<Self, InvalidDnsNameError> {
         let tls = match tls.filter(|_| upstream.tls) {
-            Some(tls) => {
-                Some((TlsConnector::from(Arc::clone(&tls.0)), ServerName::try_from(upstream.host.clone())?))
-            }
+            Some(tls) => Some((TlsConnector::from(Arc::clone(&tls.0)), ServerName::try_from(upstream.host.clone())?)),
             None => None,
         };
         Ok(Self { host: upstream.host.clone(), port: upstream.port, tls, timeout: upstream.connect_timeout })
@@ -112,8 +110,7 @@ impl Endpoint {
     /// Tries each address in turn. One that stays silent gets an equal part of the time that is left.
     async fn reach(&self, deadline: Instant) -> Result<TcpStream, ConnectError> {
         let resolve = |error| ConnectError::Resolve(Arc::new(error));
-        let addresses: Vec<SocketAddr> =
-            lookup_host((self.host.as_str(), self.port)).await.map_err(resolve)?.collect();
+        let addresses: Vec<SocketAddr> = lookup_host((self.host.as_str(), self.port)).await.map_err(resolve)?.collect();
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for (tried, address) in addresses.iter().enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());

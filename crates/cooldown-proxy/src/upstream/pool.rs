@@ -114,9 +114,9 @@ impl Pool {
     pub async fn fresh(self: &Rc<Self>) -> Result<Lease, ConnectError> {
         let connecting = Connecting::new(self);
         let opened = match self.endpoint.connect().await {
-            Ok(stream) => Connection::open(stream).await.map_err(|error| {
-                ConnectError::Refused(Arc::new(std::io::Error::other(error)))
-            }),
+            Ok(stream) => Connection::open(stream)
+                .await
+                .map_err(|error| ConnectError::Refused(Arc::new(std::io::Error::other(error)))),
             Err(error) => Err(error),
         };
         match opened {

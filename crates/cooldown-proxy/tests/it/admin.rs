@@ -58,9 +58,8 @@ async fn figures_tell_what_happened_per_upstream_and_per_domain() {
     assert!(answer.field("content-type").contains("text"), "{}", answer.field("content-type"));
     let text = answer.text();
     for (scope, label) in [("upstream", "upstream=\"api.example.com\""), ("domain", "domain=\"api.example.com\"")] {
-        let read = |name: &str, more: &[&str]| {
-            figure(text, &format!("cooldown_{scope}_{name}"), &[&[label], more].concat())
-        };
+        let read =
+            |name: &str, more: &[&str]| figure(text, &format!("cooldown_{scope}_{name}"), &[&[label], more].concat());
         assert_eq!(read("requests_total", &[]), 4.0, "{scope}");
         assert_eq!(read("delayed_requests_total", &[]), 2.0, "{scope}");
         assert_eq!(read("waiting_requests", &[]), 0.0, "{scope}");

@@ -21,7 +21,9 @@ async fn at_once(proxy: SocketAddr, count: usize) -> Vec<Answer> {
     }
     let mut calls = JoinSet::new();
     for mut client in clients {
-        calls.spawn(async move { client.fetch(request("a.example", "/").body(empty()).expect("a valid request")).await });
+        calls.spawn(
+            async move { client.fetch(request("a.example", "/").body(empty()).expect("a valid request")).await },
+        );
     }
     calls.join_all().await
 }

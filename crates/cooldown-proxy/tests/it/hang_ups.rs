@@ -17,9 +17,11 @@ use crate::support::{Client, Proxy, Upstream, empty, get, plain, request, timed,
 async fn a_client_that_leaves_in_the_stream_ends_it_at_the_upstream() {
     let upstream = Upstream::start(|_| async {
         let (mut out, body) = Channel::<Bytes>::new(1);
-        tokio::spawn(async move { while out.send_data(Bytes::from_static(b"data: tick\n\n")).await.is_ok() {
-            sleep(Duration::from_millis(10)).await;
-        } });
+        tokio::spawn(async move {
+            while out.send_data(Bytes::from_static(b"data: tick\n\n")).await.is_ok() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
         Response::new(body.map_err(|never| match never {}).boxed_unsync())
     })
     .await;

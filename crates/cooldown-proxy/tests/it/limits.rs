@@ -70,10 +70,8 @@ async fn no_more_than_the_concurrency_are_in_flight_until_their_last_byte() {
         hyper::Response::new(text("done"))
     })
     .await;
-    let proxy = Proxy::start(&format!(
-        "routes: {{\"*\": {{upstream: \"{}\", limits: {{concurrency: 3}}}}}}",
-        upstream.url()
-    ));
+    let proxy =
+        Proxy::start(&format!("routes: {{\"*\": {{upstream: \"{}\", limits: {{concurrency: 3}}}}}}", upstream.url()));
     let address = proxy.address();
     let calls: JoinSet<Answer> = (0..12).map(|_| async move { get(address, "a.example", "/").await }).collect();
     assert!(calls.join_all().await.iter().all(|answer| answer.status == StatusCode::OK));
@@ -101,10 +99,8 @@ fn paths(upstream: &Upstream) -> Vec<String> {
 async fn a_more_urgent_request_overtakes() {
     let _timed = timed();
     let upstream = Upstream::start(plain).await;
-    let proxy = Proxy::start(&format!(
-        "routes: {{\"*\": {{upstream: \"{}\", limits: {{requests: 2/s}}}}}}",
-        upstream.url()
-    ));
+    let proxy =
+        Proxy::start(&format!("routes: {{\"*\": {{upstream: \"{}\", limits: {{requests: 2/s}}}}}}", upstream.url()));
     get(proxy.address(), "a.example", "/first").await;
     get(proxy.address(), "a.example", "/second").await;
     let calls = [
@@ -122,10 +118,8 @@ async fn a_more_urgent_request_overtakes() {
 async fn clients_take_turns_whatever_they_have_waiting() {
     let _timed = timed();
     let upstream = Upstream::start(plain).await;
-    let proxy = Proxy::start(&format!(
-        "routes: {{\"*\": {{upstream: \"{}\", limits: {{requests: 5/s}}}}}}",
-        upstream.url()
-    ));
+    let proxy =
+        Proxy::start(&format!("routes: {{\"*\": {{upstream: \"{}\", limits: {{requests: 5/s}}}}}}", upstream.url()));
     for _ in 0..5 {
         get(proxy.address(), "a.example", "/burst").await;
     }
@@ -135,7 +129,8 @@ async fn clients_take_turns_whatever_they_have_waiting() {
     }
     calls.push(in_line(proxy.address(), "/modest", &[("x-cooldown-client", "modest")]).await);
     until("the modest client is served", || paths(&upstream).iter().any(|path| path == "/modest")).await;
-    let before = paths(&upstream).iter().take_while(|path| *path != "/modest").filter(|path| *path == "/greedy").count();
+    let before =
+        paths(&upstream).iter().take_while(|path| *path != "/modest").filter(|path| *path == "/greedy").count();
     assert!(before <= 1, "{before} of the greedy client's went first");
     for call in calls {
         assert_eq!(call.await.expect("no panic").status, StatusCode::OK);

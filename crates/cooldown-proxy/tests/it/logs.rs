@@ -103,7 +103,10 @@ async fn each_request_gets_one_object_of_json() {
     assert_eq!(served["client"], "alice");
     assert_eq!((served["status"].as_u64(), served["bytes"].as_u64()), (Some(200), Some(5)));
     assert!(served["wait_ms"].is_number() && served["total_ms"].is_number() && served["upstream_ms"].is_number());
-    assert_eq!((object("/refused")["status"].as_u64(), object("/refused")["code"].as_str()), (Some(429), Some("wait_too_long")));
+    assert_eq!(
+        (object("/refused")["status"].as_u64(), object("/refused")["code"].as_str()),
+        (Some(429), Some("wait_too_long"))
+    );
     let left = object("/left");
     assert_eq!(left["status"], 499);
     assert!(left["wait_ms"].as_f64().is_some_and(|wait| wait > 100.0), "it waited: {left}");

@@ -44,8 +44,10 @@ struct Counts {
 async fn crowd(counting: Counting, period: Duration, span: Duration) -> Run {
     let rule = Rule { counting, amount: NonZeroU32::new(RATE).expect("not zero"), period };
     let upstream = MockProvider::start(rule, Duration::from_millis(5)).expect("the upstream starts");
-    let proxy =
-        Proxy::start(&format!("routes: {{\"*\": {{upstream: \"http://{}\", limits: {{requests: {RATE}/s}}}}}}", upstream.address()));
+    let proxy = Proxy::start(&format!(
+        "routes: {{\"*\": {{upstream: \"http://{}\", limits: {{requests: {RATE}/s}}}}}}",
+        upstream.address()
+    ));
     let counts = Arc::new(Counts::default());
     let mut callers = JoinSet::new();
     for client in std::iter::repeat_n(0, GREEDY).chain(0..CLIENTS) {

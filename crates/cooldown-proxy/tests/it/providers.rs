@@ -26,10 +26,8 @@ async fn a_provider_is_reached_by_its_name_and_sent_our_key() {
 #[tokio::test]
 async fn an_anthropic_key_goes_where_anthropic_reads_it() {
     let upstream = Upstream::start(plain).await;
-    let proxy = Proxy::start(&format!(
-        "providers:\n  anthropic: {{endpoint: \"{}\", api_key: sk-ours}}",
-        upstream.url()
-    ));
+    let proxy =
+        Proxy::start(&format!("providers:\n  anthropic: {{endpoint: \"{}\", api_key: sk-ours}}", upstream.url()));
     let asked = request("localhost:8080", "/anthropic/v1/messages")
         .header("x-api-key", "sk-of-the-caller")
         .header("anthropic-version", "2023-06-01")

@@ -6,17 +6,29 @@ use rstest::rstest;
 use crate::support::{Proxy, Upstream, get, plain, raw};
 
 #[rstest]
-#[case::length_and_chunked("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")]
-#[case::chunked_and_length("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n")]
-#[case::two_differing_lengths("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!")]
-#[case::the_same_length_twice("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello")]
+#[case::length_and_chunked(
+    "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+)]
+#[case::chunked_and_length(
+    "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"
+)]
+#[case::two_differing_lengths(
+    "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"
+)]
+#[case::the_same_length_twice(
+    "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello"
+)]
 #[case::a_list_of_lengths("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5, 5\r\n\r\nhello")]
 #[case::a_length_with_a_sign("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: +5\r\n\r\nhello")]
 #[case::a_negative_length("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: -5\r\n\r\nhello")]
 #[case::a_hexadecimal_length("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0x5\r\n\r\nhello")]
 #[case::an_enormous_length("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 99999999999999999999\r\n\r\nhello")]
-#[case::chunked_twice("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")]
-#[case::chunked_twice_in_a_list("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n")]
+#[case::chunked_twice(
+    "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+)]
+#[case::chunked_twice_in_a_list(
+    "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n"
+)]
 #[case::an_unknown_coding("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n")]
 #[case::chunked_not_last("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n")]
 #[case::identity("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: identity\r\n\r\n")]
@@ -57,7 +69,8 @@ async fn bad_chunking_never_reaches_the_upstream_as_a_whole_request(#[case] body
     let upstream = Upstream::start(crate::support::echo).await;
     let proxy = Proxy::start(&format!("routes: {{\"*\": \"{}\"}}", upstream.url()));
     let head = "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let answer = raw(proxy.address(), format!("{head}{body}GET /smuggled HTTP/1.1\r\nHost: a.example\r\n\r\n").as_bytes()).await;
+    let answer =
+        raw(proxy.address(), format!("{head}{body}GET /smuggled HTTP/1.1\r\nHost: a.example\r\n\r\n").as_bytes()).await;
     assert!(!answer.contains(" 200 "), "{answer}");
     assert!(upstream.seen().iter().all(|seen| seen.uri.path() != "/smuggled"), "{:?}", upstream.seen());
     assert_eq!(get(proxy.address(), "a.example", "/").await.status, StatusCode::OK, "the proxy lives on");

@@ -95,7 +95,8 @@ async fn trailers_pass_both_ways() {
             let (mut out, body) = fed();
             tokio::spawn(async move {
                 out.send_data(Bytes::from_static(b"hello")).await.expect("the proxy reads");
-                let sum = HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), HeaderValue::from_static("9"))]);
+                let sum =
+                    HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), HeaderValue::from_static("9"))]);
                 out.send_trailers(sum).await.expect("the proxy reads");
             });
             let mut response = Response::new(body);
@@ -160,10 +161,8 @@ async fn a_websocket_is_passed_through_both_ways_until_it_closes() {
         response
     })
     .await;
-    let proxy = Proxy::start(&format!(
-        "routes: {{\"*\": {{upstream: \"{}\", limits: {{concurrency: 1}}}}}}",
-        upstream.url()
-    ));
+    let proxy =
+        Proxy::start(&format!("routes: {{\"*\": {{upstream: \"{}\", limits: {{concurrency: 1}}}}}}", upstream.url()));
     for message in ["first", "second"] {
         let mut stream = open_websocket(proxy.address()).await;
         stream.write_all(message.as_bytes()).await.expect("the proxy reads");
@@ -172,7 +171,10 @@ async fn a_websocket_is_passed_through_both_ways_until_it_closes() {
         assert_eq!(echoed, message.as_bytes(), "and when it closes, the only place in flight is free again");
     }
     let seen = &upstream.seen()[0];
-    assert_eq!((seen.field("upgrade"), seen.field("connection").to_lowercase()), ("websocket".into(), "upgrade".into()));
+    assert_eq!(
+        (seen.field("upgrade"), seen.field("connection").to_lowercase()),
+        ("websocket".into(), "upgrade".into())
+    );
     assert_eq!(seen.field("sec-websocket-key"), "dGhlIHNhbXBsZSBub25jZQ==");
 }
 
@@ -289,6 +291,10 @@ async fn a_body_of_a_waiting_request_arrives_whole() {
         let body = vec![b'x'; size];
         let asked = request("a.example", "/").method(Method::POST).body(text(body.clone())).expect("a valid request");
         let answer = fetch(proxy.address(), asked).await;
-        assert!(answer.status == StatusCode::OK && answer.body == body, "{size} bytes came back as {}", answer.body.len());
+        assert!(
+            answer.status == StatusCode::OK && answer.body == body,
+            "{size} bytes came back as {}",
+            answer.body.len()
+        );
     }
 }

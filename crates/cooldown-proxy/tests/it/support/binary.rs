@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,7 +17,8 @@ pub(crate) struct Binary {
     child: Child,
     output: Arc<Output>,
     readers: Vec<JoinHandle<()>>,
-    folder: TempDir,
+    /// Where it runs; removed after its end.
+    _folder: TempDir,
 }
 
 /// What it has written so far, standard output and standard error together.
@@ -79,12 +79,7 @@ impl Binary {
         let stdout = child.stdout.take().expect("standard output is piped");
         let stderr = child.stderr.take().expect("standard error is piped");
         let readers = vec![follow(stdout, &output), follow(stderr, &output)];
-        Self { child, output, readers, folder }
-    }
-
-    /// A file in the folder that it runs in.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        Self { child, output, readers, _folder: folder }
     }
 
     pub(crate) fn id(&self) -> u32 {
