@@ -1,27 +1,26 @@
 //! A mock provider that is as strict as real ones: a short completion for each request, 429 on any breach.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use super::stamped::{BEGINS_WITHIN, Stamped, stamp_arrivals};
 use super::strict::{Rule, Strict, Verdict};
+
+/// When connections cannot be accepted, for lack of descriptors say, trying again at once does not help.
+const PAUSE_AFTER_AN_ERROR: Duration = Duration::from_millis(50);
 
 /// A running provider on a port of its own. It runs on one thread, so that nothing delays its clock, and stops when it
 /// is dropped.
@@ -33,13 +32,6 @@ pub struct MockProvider {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A connection that remembers when the first byte of the request under way was read.
-struct Stamped {
-    stream: TcpStream,
-    put_by: BytesMut,
-    arrival: Rc<Cell<Option<Instant>>>,
-}
-
 impl MockProvider {
     /// Starts one that enforces `rule` for each `authorization` by itself and takes `latency` for every answer but a
     /// refusal.
@@ -49,6 +41,7 @@ impl MockProvider {
     pub fn start(rule: Rule, latency: Duration) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
+        stamp_arrivals(&listener)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let strict = Arc::new(Strict::new(rule));
@@ -62,6 +55,7 @@ impl MockProvider {
                 }
             });
         })?;
+        std::thread::sleep(BEGINS_WITHIN);
         Ok(Self { address, strict, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -89,19 +83,21 @@ impl Drop for MockProvider {
 async fn serve(listener: std::net::TcpListener, strict: Arc<Strict>, latency: Duration) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        stream.set_nodelay(true)?;
-        let arrival = Rc::new(Cell::new(None));
-        let io = Stamped { stream, put_by: BytesMut::new(), arrival: Rc::clone(&arrival) };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(PAUSE_AFTER_AN_ERROR).await;
+            continue;
+        };
+        // It fails only for a client that has left already.
+        let _ = stream.set_nodelay(true);
+        let (io, arrival) = Stamped::new(stream);
         let strict = Arc::clone(&strict);
         tokio::task::spawn_local(async move {
             let answer = service_fn(|request| {
-                let (arrival, strict) = (Rc::clone(&arrival), Arc::clone(&strict));
+                let (arrival, strict) = (arrival.clone(), Arc::clone(&strict));
                 async move {
-                    let arrived = arrival.get().unwrap_or_else(Instant::now);
-                    let response = answer(&strict, request, arrived, latency).await;
+                    let response = answer(&strict, request, arrival.get(), latency).await;
                     // Reads of this request's body end here; the next read begins the next request.
-                    arrival.set(None);
+                    arrival.forget();
                     Ok::<_, Infallible>(response)
                 }
             });
@@ -174,42 +170,4 @@ fn json(status: StatusCode, rule: Rule, left: u32, body: &serde_json::Value) -> 
     headers.insert("x-ratelimit-limit-requests", rule.amount.get().into());
     headers.insert("x-ratelimit-remaining-requests", left.into());
     response
-}
-
-/// What arrives is stamped and put by; it is handed on only after every other connection had its turn to do the same. So
-/// the last of many simultaneous requests is not stamped late by the work that the first ones make.
-impl AsyncRead for Stamped {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.put_by.is_empty() {
-            let mut bytes = [0; 8 * 1024];
-            let mut read = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
-            if read.filled().is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            if self.arrival.get().is_none() {
-                self.arrival.set(Some(Instant::now()));
-            }
-            self.put_by.extend_from_slice(read.filled());
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let some = self.put_by.len().min(out.remaining());
-        out.put_slice(&self.put_by.split_to(some));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Stamped {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

@@ -5,6 +5,7 @@ mod crowd;
 pub mod in_process;
 pub mod mock;
 mod screen;
+mod stamped;
 pub mod strict;
 mod tally;
 
@@ -34,9 +35,6 @@ const LATENCY: Duration = Duration::from_millis(20);
 /// What the mock provider allows in each trailing second.
 const AMOUNT: NonZeroU32 = NonZeroU32::new(50).expect("fifty is not zero");
 const PERIOD: Duration = Duration::from_secs(1);
-/// The provider counts to the microsecond, and it shares its cores with the proxy and the crowd: a process that has to
-/// wait for a core sees a request later than it was sent. A guard of 5 ms instead of 2 ms costs 0.3 % of the quota.
-const GUARD: &str = "queue: {guard: 5ms}";
 
 /// What both runs came to.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,12 +86,10 @@ fn run_direct(span: Duration, screen: &mut Screen) -> anyhow::Result<Figures> {
 
 fn run_paced(span: Duration, screen: &mut Screen) -> anyhow::Result<Figures> {
     let provider = MockProvider::start(rule(), LATENCY)?;
-    let sections = format!(
-        "routes: {{\"*\": {{upstream: \"http://{}\", limits: {{requests: {AMOUNT}/s}}}}}}\n{GUARD}",
-        provider.address()
-    );
+    let sections =
+        format!("routes: {{\"*\": {{upstream: \"http://{}\", limits: {{requests: {AMOUNT}/s}}}}}}", provider.address());
     screen.say("  The proxy's configuration:");
-    sections.lines().for_each(|line| screen.say(&format!("    {line}")));
+    screen.say(&format!("    {sections}"));
     let proxy = InProcess::start(&sections)?;
     watch("paced", proxy.address(), &provider, span, screen)
 }
