@@ -1,7 +1,134 @@
 //! Configuration in two stages: what was written, then what is meant.
+//!
+//! [`parse`] reads YAML into a tree in which every value knows its place, replaces `${NAME}` from the environment, and
+//! walks the tree once. Whatever is wrong is noted on the way, so that all [`Faults`] of a file are reported together;
+//! a [`Config`] comes out only when there are none, and nothing in it can be wrong.
 
+mod clients;
+mod describe;
+mod env;
+mod fault;
+mod field;
+mod flags;
+mod host;
+mod limits;
+mod listen;
+mod mask;
 pub mod model;
+mod node;
+mod preset;
+mod providers;
+mod quantity;
+mod rate;
+mod routes;
 pub mod secret;
+mod url;
 
+#[cfg(test)]
+mod tests;
+
+use std::io::Read as _;
+use std::path::Path;
+
+pub use describe::Addresses;
+pub use env::Env;
+pub use fault::{Fault, Faults, Place};
+pub use flags::from_flags;
 pub use model::Config;
 pub use secret::Secret;
+
+use fault::Report;
+use field::Fields;
+use mask::Hidden;
+
+/// No configuration is larger than this, in bytes.
+const LARGEST_FILE: u64 = 4 << 20;
+
+/// The configuration that `init` writes: it starts as it stands, and every line is explained.
+pub fn example() -> &'static str {
+    include_str!("../../../../config.yaml.example")
+}
+
+/// Reads a configuration file, with the variables of this process.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn load(path: &Path) -> Result<Config, Faults> {
+    let name = path.display().to_string();
+    let unreadable = |message: String, hint: &str| Faults::without_place(&name, vec![(message, hint.to_owned())]);
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
+    if let Err(error) = opened {
+        let hint = "write one with `cooldown-proxy init`, name another with `--config FILE`, or use `--upstream URL`";
+        return Err(unreadable(format!("the configuration cannot be read: {error}"), hint));
+    }
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(unreadable("the configuration is larger than 4 MiB".to_owned(), "is this the right file?"));
+    }
+    parse_bytes(&name, &bytes, &|variable| std::env::var(variable).ok())
+}
+
+/// Reads a configuration from its text. `name` is what faults call it; `env` looks variables up.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn parse(name: &str, text: &str, env: Env<'_>) -> Result<Config, Faults> {
+    let mut report = Report::default();
+    let Some(mut root) = node::read(text, &mut report) else {
+        return Err(report.into_faults(name, text, &Hidden::ByLook));
+    };
+    let hidden = Hidden::of(&root, text);
+    env::expand(&mut root, env, &mut report);
+    let config = Fields::of_file(&root, &mut report).and_then(|file| read(file, &mut report));
+    match config {
+        Some(config) if report.is_empty() => Ok(config),
+        _ => Err(report.into_faults(name, text, &hidden)),
+    }
+}
+
+fn parse_bytes(name: &str, bytes: &[u8], env: Env<'_>) -> Result<Config, Faults> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse(name, text, env),
+        Err(error) => {
+            let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let mut report = Report::default();
+            let at = valid.len()..valid.len();
+            report.fault(&at, "this is no UTF-8 text", "save the file in UTF-8");
+            Err(report.into_faults(name, &valid, &Hidden::ByLook))
+        }
+    }
+}
+
+/// What a whole file means; `None` only when something was reported.
+fn read(mut file: Fields<'_>, report: &mut Report) -> Option<Config> {
+    let server = listen::server(&mut file, report);
+    let faults_before = report.len();
+    let routes = routes::routes(&mut file, report);
+    let providers = providers::providers(&mut file, report);
+    if routes.is_empty() && providers.is_empty() && report.len() == faults_before {
+        let hint = "under `routes:`, write `api.example.com: https://api.example.com`";
+        report.fault(&file.at().clone(), "at least one route must be configured", hint);
+    }
+    let domain_limits = routes::domain_limits(&mut file, report);
+    let default_limits = routes::default_limits(&mut file, report);
+    let queue = clients::queue(&mut file, report);
+    let clients = clients::clients(&mut file, &queue, report);
+    let retry = clients::retry(&mut file, report);
+    let admin = listen::admin(&mut file, server.as_ref(), report);
+    let log = listen::log(&mut file, report);
+    file.refuse_unsupported("state", report);
+    file.refuse_unsupported("shared", report);
+    file.close(report);
+    Some(Config {
+        server: server?,
+        routes,
+        domain_limits,
+        default_limits,
+        providers,
+        clients,
+        queue,
+        retry,
+        admin,
+        log,
+    })
+}

@@ -2,19 +2,19 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use cooldown_pacer::{Limit, Urgency, Weight};
 
 use super::secret::Secret;
+use super::url::Url;
 
 /// Everything that the program was told.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where clients connect, and what they may send.
     pub server: Server,
-    /// Routes in the order of the file; matching order is [`crate::proxy::route`]'s business.
+    /// Routes in the order of the file; in which order they match is the router's business.
     pub routes: Vec<Route>,
     /// Limits by the domain that the client asked for.
     pub domain_limits: Vec<DomainLimits>,
@@ -62,6 +62,8 @@ pub struct Route {
     pub rule: Match,
     /// Where they go.
     pub upstream: Upstream,
+    /// What kind of API that is; [`ProviderKind::Generic`] where nothing was said.
+    pub provider: ProviderKind,
     /// Limits of this route, for all its requests together.
     pub limits: Vec<Limit>,
 }
@@ -69,7 +71,7 @@ pub struct Route {
 /// What a route matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
-    /// The request's host, lower case, without port.
+    /// The request's host, lower case, without port; an IPv6 address keeps its brackets.
     Host(String),
     /// Hosts that end in this: `.example.com` for `*.example.com`. At least one more label must stand in front.
     Subdomains(String),
@@ -125,6 +127,8 @@ pub struct DomainLimits {
 pub struct Provider {
     /// Its name; requests reach it at `/<name>/…`.
     pub name: String,
+    /// What kind of API it is: the one that has its name, unless another is configured.
+    pub kind: ProviderKind,
     /// Where it is.
     pub upstream: Upstream,
     /// Its keys, at least one; `client` alone stands for the caller's own.
@@ -135,6 +139,37 @@ pub struct Provider {
     pub limits: Vec<Limit>,
     /// Limits for each key and model that a glob matches.
     pub model_limits: Vec<(String, Vec<Limit>)>,
+}
+
+/// A kind of API: how it states limits, usage and errors, and where it wants its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProviderKind {
+    /// OpenAI.
+    OpenAi,
+    /// Azure OpenAI.
+    Azure,
+    /// Anthropic.
+    Anthropic,
+    /// Cerebras.
+    Cerebras,
+    /// Groq.
+    Groq,
+    /// Google's Gemini API.
+    Gemini,
+    /// Mistral.
+    Mistral,
+    /// OpenRouter.
+    OpenRouter,
+    /// Together.
+    Together,
+    /// Fireworks.
+    Fireworks,
+    /// DeepSeek.
+    DeepSeek,
+    /// GitHub's REST API.
+    GitHub,
+    /// Any other HTTP API.
+    Generic,
 }
 
 /// Whose credentials a provider is sent.
@@ -238,13 +273,72 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where a configuration came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// A file.
-    File(PathBuf),
-    /// The command line.
-    Flags,
+impl Server {
+    /// A server with the defaults of everything but its address.
+    pub fn at(host: String, port: u16) -> Self {
+        Self {
+            host,
+            port,
+            workers: None,
+            max_body: 32 << 20,
+            header_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Upstream {
+    /// An upstream with the default time-outs.
+    pub(super) fn at(url: Url, host_header: HostHeader) -> Self {
+        Self {
+            tls: url.tls,
+            host: url.host,
+            port: url.port,
+            base_path: url.base_path,
+            timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(10),
+            host_header,
+        }
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            max_wait: Duration::from_secs(300),
+            max_depth: 10_000,
+            client_by: vec![ClientBy::Token, ClientBy::Header, ClientBy::Authorization, ClientBy::Ip],
+            ageing: Duration::from_secs(10),
+            guard: Duration::from_millis(2),
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        let on = vec![RetryOn::Status(429), RetryOn::Status(503), RetryOn::Status(529), RetryOn::Connect];
+        Self { attempts: 3, on }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { host: "localhost".to_owned(), port: 9900, token: None }
+    }
+}
+
+impl Admin {
+    /// Whether both would listen on the same address.
+    pub(super) fn shares_port_with(&self, server: &Server) -> bool {
+        self.port == server.port && self.port != 0 && self.host.eq_ignore_ascii_case(&server.host)
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: tracing::Level::INFO, format: LogFormat::Text, access: true }
+    }
 }
 
 /// Whether a host name or address is only reachable from this machine.

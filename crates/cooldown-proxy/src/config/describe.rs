@@ -1,0 +1,144 @@
+//! A configuration in words: what listens where, and how each upstream is paced.
+
+use std::fmt::{self, Write as _};
+
+use cooldown_pacer::{Limit, Unit};
+
+use super::model::{Config, DomainLimits, Keys, Match, Provider, Upstream};
+
+/// Where the listeners are, as `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// Where clients connect.
+    pub server: String,
+    /// The admin listener; `None` when it is off.
+    pub admin: Option<String>,
+}
+
+impl Config {
+    /// The addresses as they are configured. A port of 0 is known better once the listeners are bound.
+    pub fn addresses(&self) -> Addresses {
+        Addresses {
+            server: address(&self.server.host, self.server.port),
+            admin: self.admin.as_ref().map(|admin| address(&admin.host, admin.port)),
+        }
+    }
+
+    /// The start-up text: one line for what listens, then one for each upstream. Lines end with a newline.
+    pub fn describe(&self, listening: &Addresses) -> String {
+        let mut text = format!("listening on http://{}", listening.server);
+        match &listening.admin {
+            Some(admin) => text.push_str(&format!(", admin on http://{admin}\n")),
+            None => text.push_str(", admin off\n"),
+        }
+        for route in &self.routes {
+            let limits = [paced(&route.limits), self.paced_by_domain(&route.rule)].concat();
+            describe_upstream(&mut text, &route.name, &route.upstream, &limits);
+        }
+        self.describe_domains(&mut text);
+        self.describe_providers(&mut text);
+        self.describe_clients(&mut text);
+        let later = self.not_in_force();
+        if !later.is_empty() {
+            let _ = writeln!(text, "  understood, but not in force in this version: {}", later.join(", "));
+        }
+        text
+    }
+
+    /// What the configuration asks for and this version does not do.
+    fn not_in_force(&self) -> Vec<&'static str> {
+        let limits = self.routes.iter().flat_map(|route| &route.limits);
+        let limits = limits.chain(self.domain_limits.iter().flat_map(|domain| &domain.limits));
+        let limits =
+            limits.chain(&self.default_limits).chain(self.providers.iter().flat_map(|provider| &provider.limits));
+        let mut limits = limits.chain(self.clients.iter().flatten().flat_map(|client| &client.limits));
+        let counts_tokens = |limit: &Limit| matches!(limit, Limit::Rate(rate) if rate.unit() != Unit::Requests);
+        let several_keys = |provider: &Provider| matches!(&provider.keys, Keys::Ours(keys) if keys.len() > 1);
+        let asked = [
+            (limits.any(counts_tokens), "limits of tokens"),
+            (self.providers.iter().any(|provider| !provider.model_limits.is_empty()), "`model_limits`"),
+            (self.providers.iter().any(several_keys), "keys after the first of `api_keys`"),
+        ];
+        asked.into_iter().filter(|(asked, _)| *asked).map(|(_, what)| what).collect()
+    }
+
+    /// The entry of `rate_limits` that holds for everything that a route for hosts matches.
+    fn domain_of(&self, rule: &Match) -> Option<&DomainLimits> {
+        let covering = self.domain_limits.iter().filter(|domain| domain.rule.covers(rule));
+        covering.max_by_key(|domain| domain.rule.precision()).filter(|_| names_hosts(rule))
+    }
+
+    /// What the domain asked for adds to the limits of a route.
+    fn paced_by_domain(&self, rule: &Match) -> Vec<String> {
+        if !names_hosts(rule) {
+            let by_domain = !self.domain_limits.is_empty() || !self.default_limits.is_empty();
+            return if by_domain { vec!["by the domain asked for".to_owned()] } else { Vec::new() };
+        }
+        let (limits, scope) = match self.domain_of(rule) {
+            Some(domain) if domain.per_host => (&domain.limits, for_each_of(rule)),
+            Some(domain) if domain.rule == *rule => (&domain.limits, String::new()),
+            Some(domain) => (&domain.limits, format!(" (one allowance for all of {})", domain.name)),
+            None => (&self.default_limits, for_each_of(rule)),
+        };
+        paced(limits).into_iter().map(|limit| limit + &scope).collect()
+    }
+
+    /// The limits of domains that no route's own line tells of.
+    fn describe_domains(&self, text: &mut String) {
+        let told = |domain: &DomainLimits| {
+            self.routes.iter().filter_map(|route| self.domain_of(&route.rule)).any(|told| told.rule == domain.rule)
+        };
+        for domain in self.domain_limits.iter().filter(|domain| !told(domain)) {
+            let scope = if domain.per_host { for_each_of(&domain.rule) } else { String::new() };
+            let _ = writeln!(text, "  domain {}: {}{scope}", domain.name, paced(&domain.limits).join("; "));
+        }
+        if !self.default_limits.is_empty() && self.routes.iter().any(|route| !names_hosts(&route.rule)) {
+            let _ = writeln!(text, "  any other domain: {} (for each)", paced(&self.default_limits).join("; "));
+        }
+    }
+
+    fn describe_providers(&self, text: &mut String) {
+        for provider in &self.providers {
+            let limits = paced(&provider.limits);
+            describe_upstream(text, &format!("/{}/…", provider.name), &provider.upstream, &limits);
+        }
+    }
+
+    fn describe_clients(&self, text: &mut String) {
+        for client in self.clients.iter().flatten().filter(|client| !client.limits.is_empty()) {
+            let _ = writeln!(text, "  client {}: {}", client.name, paced(&client.limits).join("; "));
+        }
+    }
+}
+
+fn describe_upstream(text: &mut String, name: &str, upstream: &Upstream, limits: &[String]) {
+    let limits = if limits.is_empty() { "not paced".to_owned() } else { limits.join("; ") };
+    let _ = writeln!(text, "  {name} → {upstream}: {limits}");
+}
+
+fn paced(limits: &[Limit]) -> Vec<String> {
+    limits.iter().map(ToString::to_string).collect()
+}
+
+fn names_hosts(rule: &Match) -> bool {
+    matches!(rule, Match::Host(_) | Match::Subdomains(_))
+}
+
+fn for_each_of(rule: &Match) -> String {
+    if matches!(rule, Match::Host(_)) { String::new() } else { " (for each host)".to_owned() }
+}
+
+/// `host:port`, an IPv6 address in brackets.
+fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// As a URL, the port left out where it is the scheme's own.
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, usual) = if self.tls { ("https", 443) } else { ("http", 80) };
+        let address = address(&self.host, self.port);
+        let shown = if self.port == usual { address.trim_end_matches(&format!(":{usual}")) } else { &address };
+        write!(f, "{scheme}://{shown}{}", self.base_path)
+    }
+}

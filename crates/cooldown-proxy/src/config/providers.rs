@@ -1,0 +1,146 @@
+//! Reads `providers`.
+
+use cooldown_pacer::Limit;
+
+use super::fault::Report;
+use super::field::{Field, Fields, Named};
+use super::model::{HostHeader, Keys, Provider, ProviderKind, Upstream};
+use super::preset::{self, Preset};
+use super::secret::Secret;
+use super::{limits, routes, url};
+
+/// What stands in place of a key when the caller's own is to be used.
+const CALLERS_OWN: &str = "client";
+
+/// Reads `providers`.
+pub(super) fn providers(file: &mut Fields<'_>, report: &mut Report) -> Vec<Provider> {
+    let entries = file.take("providers").map(|field| field.named(report)).unwrap_or_default();
+    entries.iter().filter_map(|entry| provider(entry, report)).collect()
+}
+
+fn provider(entry: &Named<'_>, report: &mut Report) -> Option<Provider> {
+    let name = checked_name(entry, report);
+    let shown = entry.name.escape_debug().to_string();
+    let mut fields = entry.field.clone().fields(report)?;
+    let kind = fields.take("provider").and_then(|field| field.choice(&preset::KINDS, report));
+    let kind = kind.unwrap_or_else(|| preset::kind_of(entry.name));
+    let preset = preset::preset(kind);
+
+    let keys = keys(&mut fields, entry, &shown, report);
+    let upstream = endpoint(&mut fields, entry, &shown, &preset, report);
+    let models = models(&mut fields, entry, &shown, &preset, report);
+    let timeouts = routes::timeouts(&mut fields, report);
+    let per_second = fields.take("rate_limit").and_then(|field| limits::per_second(&field, report));
+    let mut limits: Vec<Limit> = per_second.map(Limit::Rate).into_iter().collect();
+    limits.extend(fields.take("limits").map(|field| limits::general(field, report)).unwrap_or_default());
+    let model_limits = model_limits(&mut fields, report);
+    fields.close(report);
+
+    let mut upstream = upstream?;
+    timeouts.apply(&mut upstream);
+    Some(Provider { name: name?, kind, upstream, keys: keys?, models, limits, model_limits })
+}
+
+/// The name is the first segment of a path, so it is one.
+fn checked_name(entry: &Named<'_>, report: &mut Report) -> Option<String> {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let valid = entry.name.starts_with(|c: char| c.is_ascii_alphanumeric()) && entry.name.bytes().all(known);
+    if !valid {
+        let message = format!("provider {}: the name cannot stand in a path", entry.name.escape_debug());
+        report.fault(entry.at, message, "use letters, digits, `-`, `_` and dots");
+    }
+    valid.then(|| entry.name.to_owned())
+}
+
+fn keys(fields: &mut Fields<'_>, entry: &Named<'_>, name: &str, report: &mut Report) -> Option<Keys> {
+    let one = fields.take("api_key");
+    let many = fields.take("api_keys");
+    if let (Some(one), Some(_)) = (&one, &many) {
+        one.fault(report, "`api_key` and `api_keys` contradict each other", "keep `api_keys` alone");
+        return None;
+    }
+    let given = one.or(many).map(Field::items).unwrap_or_default();
+    if given.iter().any(|field| field.is(CALLERS_OWN)) {
+        if let [_, second, ..] = given.as_slice() {
+            second.fault(report, "`client` stands alone", "write `api_key: client`, or keys of your own");
+        }
+        return Some(Keys::Client);
+    }
+    let faults_before = report.len();
+    let keys: Vec<(&Field<'_>, Secret)> =
+        given.iter().filter_map(|field| field.secret(report).map(|key| (field, key))).collect();
+    for (index, (field, key)) in keys.iter().enumerate() {
+        if keys[..index].iter().any(|(_, earlier)| earlier.matches(key.expose().as_bytes())) {
+            field.fault(report, "this key is given twice", "its limits hold once; keep it once");
+        }
+    }
+    let unreadable = given.iter().any(Field::is_broken) || report.len() > faults_before;
+    if keys.is_empty() && !unreadable {
+        let variable = name.to_ascii_uppercase().replace(['-', '.'], "_");
+        let hint =
+            format!("add `api_key: \"${{{variable}_API_KEY}}\"`, or `api_key: client` to pass on the caller's own");
+        report.fault(entry.at, format!("provider {name}: API key is required"), hint);
+        return None;
+    }
+    Some(Keys::Ours(keys.into_iter().map(|(_, key)| key).collect()))
+}
+
+fn endpoint(
+    fields: &mut Fields<'_>,
+    entry: &Named<'_>,
+    name: &str,
+    preset: &Preset,
+    report: &mut Report,
+) -> Option<Upstream> {
+    if let Some(field) = fields.take("endpoint") {
+        return routes::upstream(&field, HostHeader::Upstream, report);
+    }
+    let known = preset.endpoint.and_then(|endpoint| url::parse(endpoint).ok());
+    if known.is_none() {
+        let hint = "write `endpoint: https://api.example.com`";
+        report.fault(entry.at, format!("provider {name}: endpoint is required"), hint);
+    }
+    known.map(|url| Upstream::at(url, HostHeader::Upstream))
+}
+
+fn models(fields: &mut Fields<'_>, entry: &Named<'_>, name: &str, preset: &Preset, report: &mut Report) -> Vec<String> {
+    let Some(field) = fields.take("models") else {
+        if preset.models.is_empty() && preset.has_models {
+            require_models(entry, name, report);
+        }
+        return preset.models.iter().map(|model| (*model).to_owned()).collect();
+    };
+    let is_list = field.is_list();
+    let items = field.list(report);
+    if is_list && items.is_empty() && preset.has_models {
+        require_models(entry, name, report);
+    }
+    items.iter().filter_map(|item| model(item, report)).collect()
+}
+
+fn require_models(entry: &Named<'_>, name: &str, report: &mut Report) {
+    let hint = "write `models: [model-name, \"family-*\"]`";
+    report.fault(entry.at, format!("provider {name}: at least one model is required"), hint);
+}
+
+fn model(field: &Field<'_>, report: &mut Report) -> Option<String> {
+    let text = field.text(report)?;
+    if text.is_empty() || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        field.fault(report, "this is no model name", "write a name or a glob, such as `qwen-*`");
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn model_limits(fields: &mut Fields<'_>, report: &mut Report) -> Vec<(String, Vec<Limit>)> {
+    let entries = fields.take("model_limits").map(|field| field.named(report)).unwrap_or_default();
+    let limits = entries.into_iter().map(|entry| (entry.name.to_owned(), limits::general(entry.field, report)));
+    limits.collect()
+}
+
+impl ProviderKind {
+    /// The name that the configuration gives it.
+    pub fn name(self) -> &'static str {
+        preset::KINDS.iter().find(|(_, kind)| *kind == self).map_or("generic", |(name, _)| name)
+    }
+}
