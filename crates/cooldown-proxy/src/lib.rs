@@ -1,6 +1,12 @@
 //! Cooldown Proxy: a reverse proxy that delays requests to rate-limited APIs instead of refusing them.
 
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod config;
+pub mod demo;
+pub mod pacing;
+pub mod proxy;
+pub mod server;
 pub mod telemetry;
+pub mod upstream;

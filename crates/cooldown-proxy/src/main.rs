@@ -1,2 +1,92 @@
-//! The program.
-fn main() {}
+//! The program: reads the command line, and does what it says.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use cooldown_proxy::app::App;
+use cooldown_proxy::cli::{self, Command, RUN_TIME_FAILURE, ServeFrom, USAGE};
+use cooldown_proxy::config::{Addresses, Config};
+use cooldown_proxy::demo;
+use cooldown_proxy::telemetry::Logs;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(error) => error.exit(),
+    };
+    match command {
+        Command::Serve { source } => serve(&source),
+        Command::Check { path } => cli::check(&path),
+        Command::Init { path, force } => cli::init(&path, force),
+        Command::Demo { seconds } => show(seconds),
+        Command::Version => cli::version(),
+    }
+}
+
+fn serve(source: &ServeFrom) -> ExitCode {
+    match source.load() {
+        Ok(config) => ended(run(&config)),
+        Err(faults) => {
+            faults.print();
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+fn run(config: &Config) -> anyhow::Result<()> {
+    let logs = Logs::start(&config.log)?;
+    let app = App::bind(config, logs.access().clone())?;
+    for line in config.describe(&bound(&app)).lines() {
+        tracing::info!("{line}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let told = told_to_stop().context("signals cannot be received")?;
+        app.run(told).await
+    })
+}
+
+/// Completes at the first SIGTERM or SIGINT. A second one ends the program at once.
+fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+    let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        either(&mut signals).await;
+        tokio::spawn(async move {
+            either(&mut signals).await;
+            std::process::exit(i32::from(RUN_TIME_FAILURE));
+        });
+    })
+}
+
+async fn either((terminate, interrupt): &mut (Signal, Signal)) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// The addresses as they are known once the ports are open.
+fn bound(app: &App) -> Addresses {
+    let server = app.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    Addresses { server, admin: app.admin_address().map(|address| address.to_string()) }
+}
+
+fn show(seconds: Option<u64>) -> ExitCode {
+    match demo::run(seconds) {
+        Ok(outcome) if outcome.is_clean() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(RUN_TIME_FAILURE),
+        Err(error) => ended(Err(error)),
+    }
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cooldown-proxy: {error:#}");
+            ExitCode::from(RUN_TIME_FAILURE)
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The whole program in a value: bound, then run until told to stop.
+
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::admin::{self, AdminState, Readiness};
+use crate::config::Config;
+use crate::proxy::Site;
+use crate::server::{Listeners, Phase, WorkerThread};
+use crate::telemetry::{AccessLog, Metrics};
+
+/// A proxy that has its ports and serves nothing yet.
+#[derive(Debug)]
+pub struct App {
+    listeners: Listeners,
+    admin: Option<TcpListener>,
+    admin_state: AdminState,
+    site: Arc<Site>,
+    header_timeout: Duration,
+    drain_timeout: Duration,
+}
+
+/// What runs.
+struct Running {
+    workers: Vec<WorkerThread>,
+    phase: watch::Sender<Phase>,
+    admin: Option<(JoinHandle<()>, oneshot::Sender<()>)>,
+}
+
+impl App {
+    /// Opens the ports and prepares everything that serving needs.
+    ///
+    /// # Errors
+    /// When a port cannot be opened, or the system refuses a thread.
+    pub fn bind(config: &Config, access: AccessLog) -> anyhow::Result<Self> {
+        let server = &config.server;
+        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let workers = server.workers.unwrap_or_else(cores).get();
+        let listeners = Listeners::bind(&server.host, server.port, workers)
+            .with_context(|| format!("cannot listen on {}:{}", server.host, server.port))?;
+        let admin = config.admin.as_ref().map(admin::bind).transpose()?;
+        let metrics = Arc::new(Metrics::new());
+        let site = Arc::new(Site::new(config, Arc::clone(&metrics), access)?);
+        site.tell_room();
+        let admin_state = AdminState {
+            metrics,
+            readiness: Arc::new(Readiness::default()),
+            token: config.admin.as_ref().and_then(|admin| admin.token.clone()),
+        };
+        let (header_timeout, drain_timeout) = (server.header_timeout, server.drain_timeout);
+        Ok(Self { listeners, admin, admin_state, site, header_timeout, drain_timeout })
+    }
+
+    /// Where clients connect.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.listeners.addresses
+    }
+
+    /// Where the admin listener is, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Its figures.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.admin_state.metrics
+    }
+
+    /// Serves until `shutdown` completes, then finishes what is under way within `drain_timeout`.
+    ///
+    /// # Errors
+    /// When a worker cannot be started, or dies.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let readiness = Arc::clone(&self.admin_state.readiness);
+        let (site, drain_timeout) = (Arc::clone(&self.site), self.drain_timeout);
+        let mut running = self.start()?;
+        readiness.enter(admin::Phase::Serving);
+        let died = tokio::select! {
+            () = shutdown => false,
+            () = any_ended(&mut running.workers) => true,
+        };
+        readiness.enter(admin::Phase::Draining);
+        tracing::info!("finishing what is under way");
+        running.phase.send_replace(Phase::Draining(Instant::now() + drain_timeout));
+        site.pacing().shut_down(drain_timeout);
+        let ended = running.end().await;
+        if died {
+            bail!("a worker died; its last words are in the log");
+        }
+        ended
+    }
+
+    fn start(self) -> anyhow::Result<Running> {
+        let (phase, told) = watch::channel(Phase::Serving);
+        let count = self.listeners.workers.len();
+        let mut workers = Vec::with_capacity(count);
+        for (index, listeners) in self.listeners.workers.into_iter().enumerate() {
+            let site = Arc::clone(&self.site);
+            let worker = WorkerThread::start(index, count, listeners, site, self.header_timeout, told.clone());
+            workers.push(worker.context("a worker cannot be started")?);
+        }
+        let admin = match self.admin {
+            Some(listener) => {
+                let (stop, stopped) = oneshot::channel();
+                let stopped = async { drop(stopped.await) };
+                let thread = admin::serve(listener, self.admin_state, stopped);
+                Some((thread.context("the admin listener cannot be started")?, stop))
+            }
+            None => None,
+        };
+        Ok(Running { workers, phase, admin })
+    }
+}
+
+/// Completes when one of the workers has ended, for whatever reason.
+async fn any_ended(workers: &mut [WorkerThread]) {
+    std::future::poll_fn(|cx| {
+        let ended = workers.iter_mut().any(|worker| Pin::new(&mut worker.ended).poll(cx).is_ready());
+        if ended { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+impl Running {
+    /// Waits for all workers and ends the admin listener.
+    async fn end(self) -> anyhow::Result<()> {
+        let mut died = false;
+        for worker in self.workers {
+            if !worker.ended.is_terminated() {
+                // Ended is ended; joining tells whether it panicked.
+                let _ = worker.ended.await;
+            }
+            died |= worker.thread.join().is_err();
+        }
+        if let Some((thread, stop)) = self.admin {
+            drop(stop);
+            died |= thread.join().is_err();
+        }
+        if died { bail!("a thread died; its last words are in the log") } else { Ok(()) }
+    }
+}

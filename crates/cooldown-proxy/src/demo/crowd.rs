@@ -1,0 +1,151 @@
+//! A crowd of clients that behave as the OpenAI SDK does: they know nothing of the proxy and back off on 429.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::tally::Tally;
+
+/// How many clients there are; the first one is greedy.
+pub(super) const CLIENTS: usize = 32;
+/// How many more requests the greedy client has under way than the others, which have one each.
+pub(super) const GREEDY: usize = 32;
+
+/// How often the SDK tries again.
+const RETRIES: u32 = 2;
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
+/// So that a server that is gone is not asked in a tight loop.
+const PAUSE_AFTER_GIVING_UP: Duration = Duration::from_millis(50);
+
+const BODY: &[u8] = br#"{"model":"mock-1","messages":[{"role":"user","content":"Any advice?"}]}"#;
+
+/// One request after the other over a connection of its own.
+struct Caller {
+    client: usize,
+    target: SocketAddr,
+    connection: Option<SendRequest<Full<Bytes>>>,
+    dice: Dice,
+}
+
+/// Numbers that are spread well enough for jitter, and the same in each run.
+struct Dice(u64);
+
+/// Starts the crowd on the current [`LocalSet`](tokio::task::LocalSet); it stops when the set is dropped.
+///
+/// Every request is counted in `tally`, whose waits are what exceeds `latency`, the time that an answer takes anyway.
+pub(super) fn start(target: SocketAddr, latency: Duration, tally: &Rc<RefCell<Tally>>) -> JoinSet<()> {
+    let mut crowd = JoinSet::new();
+    let greedy = std::iter::repeat_n(0, GREEDY);
+    for (number, client) in greedy.chain(0..CLIENTS).enumerate() {
+        let caller = Caller { client, target, connection: None, dice: Dice(number as u64) };
+        crowd.spawn_local(caller.call_for_ever(latency, Rc::clone(tally)));
+    }
+    crowd
+}
+
+impl Caller {
+    async fn call_for_ever(mut self, latency: Duration, tally: Rc<RefCell<Tally>>) {
+        loop {
+            let began = Instant::now();
+            if self.call(&tally).await {
+                tally.borrow_mut().answered(self.client, began.elapsed().saturating_sub(latency));
+            } else {
+                tally.borrow_mut().gave_up();
+                tokio::time::sleep(PAUSE_AFTER_GIVING_UP).await;
+            }
+        }
+    }
+
+    /// One call of the SDK: up to three tries. Returns whether it was answered.
+    async fn call(&mut self, tally: &RefCell<Tally>) -> bool {
+        for retry in 0..=RETRIES {
+            if retry > 0 {
+                tokio::time::sleep(self.backoff(retry - 1)).await;
+            }
+            tally.borrow_mut().sent();
+            match self.send().await {
+                Ok(StatusCode::OK) => return true,
+                Ok(StatusCode::TOO_MANY_REQUESTS) => tally.borrow_mut().refused(),
+                Ok(_) => tally.borrow_mut().failed(),
+                Err(_) => {
+                    tally.borrow_mut().failed();
+                    self.connection = None;
+                }
+            }
+        }
+        false
+    }
+
+    async fn send(&mut self) -> anyhow::Result<StatusCode> {
+        if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
+            self.connection = Some(connect(self.target).await?);
+        }
+        let connection = self.connection.as_mut().expect("it was made just now");
+        connection.ready().await?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("/v1/chat/completions")
+            .header(header::HOST, self.target.to_string())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::AUTHORIZATION, "Bearer demo-key")
+            .header("x-cooldown-client", format!("client-{}", self.client + 1))
+            .body(Full::new(Bytes::from_static(BODY)))?;
+        let response = connection.send_request(request).await?;
+        let status = response.status();
+        response.into_body().collect().await?;
+        Ok(status)
+    }
+
+    /// 0.5 s, then twice as long each time up to 8 s, less up to a quarter.
+    fn backoff(&mut self, retry: u32) -> Duration {
+        let full = FIRST_BACKOFF.saturating_mul(1 << retry.min(8)).min(LONGEST_BACKOFF);
+        full.mul_f64(1.0 - 0.25 * self.dice.roll())
+    }
+}
+
+async fn connect(target: SocketAddr) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+    let stream = TcpStream::connect(target).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    tokio::task::spawn_local(async move {
+        // Its end shows in the requests that use it.
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+impl Dice {
+    /// Between 0 and 1 (splitmix64).
+    fn roll(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_back_off_as_the_sdk_does() {
+        let mut caller =
+            Caller { client: 0, target: SocketAddr::from(([127, 0, 0, 1], 1)), connection: None, dice: Dice(7) };
+        for (retry, full) in [(0, 0.5), (1, 1.0), (2, 2.0), (4, 8.0), (20, 8.0)] {
+            let backoff = caller.backoff(retry).as_secs_f64();
+            assert!((0.75 * full..=full).contains(&backoff), "retry {retry}: {backoff} s");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! One pacer and the requests that wait for it, shared by all workers.
+//!
+//! The lock is held for the pacer's decision alone. Permits are handed over, and dropped, after it is released: a permit
+//! that nobody wants any more takes the lock again to give back what it held.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use cooldown_pacer::{Ask, Departure, Instant, Key, Observation, Pacer, Refusal, Room, Spent, Ticket};
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::alarm::Alarm;
+use super::clock::Clock;
+
+/// A permit is stamped again when its request is written later than this after the grant; the guard covers less.
+const STAMP_AGAIN: Duration = Duration::from_micros(200);
+
+/// A pacer with its line.
+#[derive(Debug)]
+pub struct Line {
+    inner: Mutex<Inner>,
+    clock: Clock,
+    alarm: Arc<Alarm>,
+    /// Its place among the alarm's deadlines.
+    index: usize,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pacer: Pacer,
+    /// Who waits, and how it is told.
+    waiting: HashMap<Ticket, oneshot::Sender<Outcome>, RandomState>,
+    /// What the alarm was set to.
+    armed: Option<Instant>,
+    /// Reused between calls.
+    departures: Vec<Departure>,
+}
+
+/// What the pacer says to an ask.
+#[derive(Debug)]
+pub enum Admission {
+    /// It may be sent now.
+    Go(Permit),
+    /// It has a place in the line.
+    Wait(Place),
+    /// It cannot be served in time.
+    Refuse(Refusal),
+}
+
+/// What a place in the line comes to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It may be sent now.
+    Go(Permit),
+    /// Its wait budget ended.
+    Refuse(Refusal),
+    /// The proxy shuts down before its turn.
+    ShutDown,
+}
+
+/// The right to send one request now. Dropped unsent, it gives back everything it took; dropped after
+/// [`Permit::sent`], it settles as estimated.
+#[derive(Debug)]
+#[must_use]
+pub struct Permit {
+    /// `None` where no limit concerns the request.
+    held: Option<(Arc<Line>, cooldown_pacer::Permit)>,
+    sent: bool,
+}
+
+/// A place in the line: ready when the request may leave. Dropping it leaves the line.
+#[derive(Debug)]
+#[must_use]
+pub struct Place {
+    line: Arc<Line>,
+    ticket: Ticket,
+    outcome: oneshot::Receiver<Outcome>,
+    over: bool,
+}
+
+/// Answers to hand over once the lock is released.
+type Told = Vec<(oneshot::Sender<Outcome>, Outcome)>;
+
+impl Line {
+    pub(super) fn new(pacer: Pacer, clock: Clock, alarm: Arc<Alarm>, index: usize) -> Self {
+        let inner = Inner { pacer, waiting: HashMap::default(), armed: None, departures: Vec::new() };
+        Self { inner: Mutex::new(inner), clock, alarm, index }
+    }
+
+    /// Asks to send a request.
+    pub fn admit(self: &Arc<Self>, ask: Ask) -> Admission {
+        self.decide(|inner, now| match inner.pacer.admit(now, ask) {
+            cooldown_pacer::Admission::Go(permit) => Admission::Go(Permit::new(self, permit)),
+            cooldown_pacer::Admission::Refuse(refusal) => Admission::Refuse(refusal),
+            cooldown_pacer::Admission::Wait(ticket) => {
+                let (tell, outcome) = oneshot::channel();
+                inner.waiting.insert(ticket, tell);
+                Admission::Wait(Place { line: Arc::clone(self), ticket, outcome, over: false })
+            }
+        })
+    }
+
+    /// Reports that the upstream refused, by its limit, what these keys' limits allow.
+    pub fn refused_by_upstream(self: &Arc<Self>, keys: &[Key]) {
+        self.decide(|inner, now| {
+            for key in keys {
+                inner.pacer.observe(now, Observation::Refused(*key));
+            }
+        });
+    }
+
+    /// How much may leave now, for each limit of a key.
+    pub fn room(&self, key: Key) -> Vec<Room> {
+        let inner = self.inner.lock();
+        inner.pacer.room(self.clock.now(), key)
+    }
+
+    /// How many requests wait.
+    pub fn waiting(&self) -> usize {
+        self.inner.lock().waiting.len()
+    }
+
+    /// Sends away everybody who would not leave by `deadline`.
+    pub(super) fn shut_down(self: &Arc<Self>, deadline: Instant) {
+        let mut told = Told::new();
+        self.decide(|inner, now| {
+            let late = |ticket: &Ticket| inner.pacer.predict(now, *ticket).is_none_or(|leaves| leaves > deadline);
+            let late: Vec<Ticket> = inner.waiting.keys().copied().filter(late).collect();
+            for ticket in late {
+                if inner.pacer.cancel(now, ticket) {
+                    told.extend(inner.waiting.remove(&ticket).map(|tell| (tell, Outcome::ShutDown)));
+                }
+            }
+        });
+        hand_over(told);
+    }
+
+    /// Lets everybody go whose instant has come.
+    pub(super) fn depart(self: &Arc<Self>) {
+        // The alarm has forgotten this line's deadline, so it must be set again whatever it was.
+        self.decide(|inner, _| inner.armed = None);
+    }
+
+    fn leave(self: &Arc<Self>, ticket: Ticket) {
+        self.decide(|inner, now| {
+            inner.waiting.remove(&ticket);
+            inner.pacer.cancel(now, ticket);
+        });
+    }
+
+    /// One decision: under the lock the pacer is asked and whoever may go because of it is found; they are told after
+    /// the lock is released.
+    fn decide<R>(self: &Arc<Self>, ask: impl FnOnce(&mut Inner, Instant) -> R) -> R {
+        let (answer, told) = {
+            let mut inner = self.inner.lock();
+            let now = self.clock.now();
+            let answer = ask(&mut inner, now);
+            let told = match inner.pacer.next_due() {
+                Some(due) if due <= now => inner.departures(self, now),
+                _ => Told::new(),
+            };
+            let due = inner.pacer.next_due();
+            if due != inner.armed {
+                inner.armed = due;
+                self.alarm.set(self.index, due);
+            }
+            (answer, told)
+        };
+        hand_over(told);
+        answer
+    }
+}
+
+impl Inner {
+    fn departures(&mut self, line: &Arc<Line>, now: Instant) -> Told {
+        let mut departures = std::mem::take(&mut self.departures);
+        self.pacer.due(now, &mut departures);
+        let mut told = Told::with_capacity(departures.len());
+        for departure in departures.drain(..) {
+            match departure {
+                Departure::Go(ticket, permit) => match self.waiting.remove(&ticket) {
+                    Some(tell) => told.push((tell, Outcome::Go(Permit::new(line, permit)))),
+                    // Nobody waits under this ticket any more.
+                    None => self.pacer.settle(now, permit, Spent::Nothing),
+                },
+                Departure::Refuse(ticket, refusal) => {
+                    told.extend(self.waiting.remove(&ticket).map(|tell| (tell, Outcome::Refuse(refusal))));
+                }
+            }
+        }
+        self.departures = departures;
+        told
+    }
+}
+
+/// Tells each its outcome. Somebody who left in between drops a permit here, which locks the line: hence never under
+/// that lock.
+fn hand_over(told: Told) {
+    for (tell, outcome) in told {
+        drop(tell.send(outcome));
+    }
+}
+
+impl Permit {
+    fn new(line: &Arc<Line>, permit: cooldown_pacer::Permit) -> Self {
+        Self { held: Some((Arc::clone(line), permit)), sent: false }
+    }
+
+    /// A permit that holds nothing, for a request that no limit concerns.
+    pub fn unpaced() -> Self {
+        Self { held: None, sent: false }
+    }
+
+    /// To be called at the moment at which the request is written. `late` says that something was awaited since the
+    /// grant (a connection, the wake-up of a waiter): what counts is this instant then.
+    pub fn sent(&mut self, late: bool) {
+        self.sent = true;
+        let Some((line, permit)) = self.held.as_mut().filter(|_| late) else { return };
+        let line = Arc::clone(line);
+        line.decide(|inner, now| {
+            if now.since(permit.at()) > STAMP_AGAIN {
+                inner.pacer.sent(now, permit);
+            }
+        });
+    }
+
+    /// The request was not written after all.
+    pub fn unsent(&mut self) {
+        self.sent = false;
+    }
+
+    /// Ends it with what was really spent.
+    pub fn settle(mut self, spent: Spent) {
+        self.give_back(spent);
+    }
+
+    fn give_back(&mut self, spent: Spent) {
+        if let Some((line, permit)) = self.held.take() {
+            line.decide(|inner, now| inner.pacer.settle(now, permit, spent));
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.give_back(if self.sent { Spent::AsEstimated } else { Spent::Nothing });
+    }
+}
+
+impl Future for Place {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let told = std::task::ready!(Pin::new(&mut self.outcome).poll(cx));
+        self.over = true;
+        // The line tells everybody before it forgets them; a line that is gone can only mean the end.
+        Poll::Ready(told.unwrap_or(Outcome::ShutDown))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.over {
+            self.line.leave(self.ticket);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Who sends a request.
+
+use cooldown_pacer::{Flow, Urgency, Weight};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::error::ProxyError;
+use super::headers::{CLIENT, Peer};
+use crate::config::model::{Client, ClientBy};
+use crate::pacing::Pacing;
+
+/// Fields in which credentials travel.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const CREDENTIALS: [HeaderName; 4] =
+    [AUTHORIZATION, X_API_KEY, HeaderName::from_static("api-key"), HeaderName::from_static("x-goog-api-key")];
+
+/// How callers are told apart.
+#[derive(Debug)]
+pub(super) struct Callers {
+    /// If present, a caller must be one of these.
+    clients: Option<Vec<Client>>,
+    by: Vec<ClientBy>,
+}
+
+/// A caller, as far as one request is concerned.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub flow: Flow,
+    pub weight: Weight,
+    /// What counts where the request states none.
+    pub urgency: Urgency,
+    /// The index of the configured client.
+    pub client: Option<usize>,
+    /// The field that carried a configured client's token: it was meant for the proxy and goes no further.
+    pub token_field: Option<HeaderName>,
+}
+
+impl Callers {
+    pub(super) fn new(clients: Option<Vec<Client>>, by: Vec<ClientBy>) -> Self {
+        Self { clients, by }
+    }
+
+    /// The name of a configured client.
+    pub(super) fn name(&self, client: usize) -> Option<&str> {
+        self.clients.as_ref()?.get(client).map(|client| client.name.as_str())
+    }
+
+    /// Finds out who sends a request, by the first of `client_by` that it has.
+    ///
+    /// # Errors
+    /// When clients are configured and it is none of them.
+    pub(super) fn identify(&self, headers: &HeaderMap, peer: &Peer, pacing: &Pacing) -> Result<Caller, ProxyError> {
+        match &self.clients {
+            Some(clients) => self.configured(clients, headers),
+            None => Ok(self.anonymous(headers, peer, pacing)),
+        }
+    }
+
+    fn configured(&self, clients: &[Client], headers: &HeaderMap) -> Result<Caller, ProxyError> {
+        let found = self.by.iter().find_map(|by| match by {
+            ClientBy::Token => by_token(clients, headers),
+            ClientBy::Header => by_name(clients, headers).map(|client| (client, None)),
+            ClientBy::Authorization | ClientBy::Ip => None,
+        });
+        let (index, token_field) = found.ok_or(ProxyError::Unauthorized)?;
+        let Client { weight, urgency, .. } = clients[index];
+        Ok(Caller { flow: Flow(index as u64), weight, urgency, client: Some(index), token_field })
+    }
+
+    fn anonymous(&self, headers: &HeaderMap, peer: &Peer, pacing: &Pacing) -> Caller {
+        let identity = self.by.iter().find_map(|by| match by {
+            ClientBy::Token => None,
+            ClientBy::Header => headers.get(CLIENT).map(HeaderValue::as_bytes),
+            ClientBy::Authorization => credentials(headers).map(HeaderValue::as_bytes),
+            ClientBy::Ip => Some(peer.ip().as_bytes()),
+        });
+        let flow = Flow(pacing.hash(identity.unwrap_or_default()));
+        Caller { flow, weight: Weight::ONE, urgency: Urgency::default(), client: None, token_field: None }
+    }
+}
+
+/// The credentials that a request carries for its upstream.
+pub(super) fn credentials(headers: &HeaderMap) -> Option<&HeaderValue> {
+    CREDENTIALS.iter().find_map(|name| headers.get(name))
+}
+
+/// Removes the credentials that a request carries.
+pub(super) fn remove_credentials(headers: &mut HeaderMap) {
+    for name in &CREDENTIALS {
+        headers.remove(name);
+    }
+}
+
+/// Every token is compared, so that the time tells nothing about which one is near.
+fn by_token(clients: &[Client], headers: &HeaderMap) -> Option<(usize, Option<HeaderName>)> {
+    [AUTHORIZATION, X_API_KEY].into_iter().find_map(|field| {
+        let given = headers.get(&field)?.as_bytes();
+        let given = if field == AUTHORIZATION { bearer(given)? } else { given };
+        let matches = |client: &Client| client.token.as_ref().is_some_and(|token| token.matches(given));
+        let found = clients.iter().enumerate().fold(
+            None,
+            |found, (index, client)| {
+                if matches(client) { Some(index) } else { found }
+            },
+        );
+        found.map(|index| (index, Some(field)))
+    })
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+/// A client that has a token is not believed without it.
+fn by_name(clients: &[Client], headers: &HeaderMap) -> Option<usize> {
+    let name = headers.get(CLIENT)?.to_str().ok()?;
+    clients.iter().position(|client| client.name == name && client.token.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn client(name: &str, token: Option<&str>) -> Client {
+        let token = token.map(|token| Secret::new(token.to_owned()));
+        let (weight, urgency) = (Weight::ONE, Urgency::default());
+        Client { name: name.to_owned(), token, weight, urgency, limits: Vec::new() }
+    }
+
+    fn find(fields: &[(&'static str, &'static str)]) -> Option<(usize, Option<HeaderName>)> {
+        let clients = vec![client("alice", Some("t-alice")), client("bob", None)];
+        let by = vec![ClientBy::Token, ClientBy::Header, ClientBy::Authorization, ClientBy::Ip];
+        let headers: HeaderMap = fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect();
+        let callers = Callers::new(None, by);
+        let found = callers.configured(&clients, &headers).ok()?;
+        Some((found.client?, found.token_field))
+    }
+
+    #[test]
+    fn a_configured_client_is_known_by_its_token_or_its_name() {
+        assert_eq!(find(&[("authorization", "Bearer t-alice")]), Some((0, Some(AUTHORIZATION))));
+        assert_eq!(find(&[("x-api-key", "t-alice")]), Some((0, Some(X_API_KEY))));
+        assert_eq!(find(&[("x-cooldown-client", "bob")]), Some((1, None)));
+    }
+
+    #[test]
+    fn nobody_else_is_let_in() {
+        assert_eq!(find(&[]), None);
+        assert_eq!(find(&[("authorization", "Bearer t-alic")]), None);
+        assert_eq!(find(&[("authorization", "Basic t-alice")]), None);
+        assert_eq!(find(&[("x-cooldown-client", "alice")]), None, "a name is not enough where there is a token");
+    }
+}

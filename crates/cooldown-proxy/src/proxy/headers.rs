@@ -1,0 +1,358 @@
+//! What a proxy changes in the fields that it passes on (RFC 9110 §7.6).
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+/// By which a client names itself.
+pub(super) const CLIENT: HeaderName = HeaderName::from_static("x-cooldown-client");
+const SOURCE: HeaderName = HeaderName::from_static("x-cooldown-source");
+const UPSTREAM: HeaderName = HeaderName::from_static("x-cooldown-upstream");
+const WAIT_MS: HeaderName = HeaderName::from_static("x-cooldown-wait-ms");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-cooldown-attempts");
+/// Fields that begin so are between the client and the proxy.
+const OURS: &str = "x-cooldown-";
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// A client's end of a connection, in the forms in which upstreams are told about it.
+#[derive(Debug)]
+pub struct Peer {
+    ip: String,
+    ip_value: HeaderValue,
+    /// `Forwarded` (RFC 7239) for the host that was asked for last; it hardly changes on one connection.
+    forwarded: RefCell<Option<(HeaderValue, HeaderValue)>>,
+}
+
+/// What must be changed in a head, found in one pass over its names.
+#[derive(Debug, Default)]
+struct Found {
+    /// `connection`: it may name more fields.
+    connection: bool,
+    upgrade: bool,
+    te: bool,
+    chunked: bool,
+    /// Fields that end here, `connection` aside.
+    hop_by_hop: bool,
+    ours: bool,
+}
+
+impl Peer {
+    /// The client at this address.
+    pub fn new(address: SocketAddr) -> Self {
+        // An IPv4 client of a dual-stack listener is known by its IPv4 address.
+        let ip = address.ip().to_canonical().to_string();
+        let ip_value = HeaderValue::from_str(&ip).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        Self { ip, ip_value, forwarded: RefCell::new(None) }
+    }
+
+    /// Its address in text.
+    pub fn ip(&self) -> &str {
+        &self.ip
+    }
+
+    fn forwarded(&self, host: &HeaderValue) -> HeaderValue {
+        let mut last = self.forwarded.borrow_mut();
+        match &*last {
+            Some((for_host, value)) if for_host == host => value.clone(),
+            _ => {
+                let value = self.format_forwarded(host);
+                *last = Some((host.clone(), value.clone()));
+                value
+            }
+        }
+    }
+
+    fn format_forwarded(&self, host: &HeaderValue) -> HeaderValue {
+        let node = match self.ip.parse() {
+            // RFC 7239 §6: an IPv6 address is bracketed and quoted.
+            Ok(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
+            _ => self.ip.clone(),
+        };
+        let host = host.to_str().unwrap_or_default();
+        let text = format!("for={node};host=\"{host}\";proto=http");
+        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("proto=http"))
+    }
+}
+
+/// Turns a client's fields into those for the upstream. `version` is what the client spoke, `host` is what the client asked for; `upstream_host` is sent
+/// instead where it is given. `upgrade` says that the client's wish for another protocol is passed on.
+pub(super) fn to_upstream(
+    headers: &mut HeaderMap,
+    version: Version,
+    peer: &Peer,
+    host: HeaderValue,
+    upstream_host: Option<&HeaderValue>,
+    upgrade: bool,
+) {
+    let found = Found::in_request(headers);
+    let protocol = upgrade.then(|| headers.get(UPGRADE).cloned()).flatten();
+    let trailers = found.te && accepts_trailers(headers);
+    found.remove_from(headers);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Some(protocol) = protocol {
+        headers.insert(UPGRADE, protocol);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    if found.chunked {
+        // hyper frames the body anew. It must be told for methods that seldom have one.
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    headers.append(FORWARDED_FOR, peer.ip_value.clone());
+    headers.append(FORWARDED, peer.forwarded(&host));
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    // RFC 9110 §7.6.3: the protocol in which it was received.
+    let via = if version == Version::HTTP_10 { "1.0 cooldown" } else { "1.1 cooldown" };
+    headers.append(VIA, HeaderValue::from_static(via));
+    headers.insert(HOST, upstream_host.unwrap_or(&host).clone());
+    headers.insert(FORWARDED_HOST, host);
+}
+
+/// Whether `connection` asks for another protocol (RFC 9110 §7.8).
+pub(super) fn names_upgrade(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
+}
+
+/// Turns an upstream's fields into those for the client.
+pub(super) fn to_client(headers: &mut HeaderMap, upstream: &HeaderValue, waited: Duration, attempts: u32) {
+    let found = Found::in_response(headers);
+    found.remove_from(headers);
+    headers.append(VIA, HeaderValue::from_static("1.1 cooldown"));
+    headers.insert(SOURCE, HeaderValue::from_static("upstream"));
+    say_wait(headers, upstream, waited, attempts);
+}
+
+/// Tells a client what became of its request.
+pub(super) fn say_wait(headers: &mut HeaderMap, upstream: &HeaderValue, waited: Duration, attempts: u32) {
+    headers.insert(UPSTREAM, upstream.clone());
+    headers.insert(WAIT_MS, number(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)));
+    headers.insert(ATTEMPTS, number(u64::from(attempts)));
+}
+
+fn number(number: u64) -> HeaderValue {
+    match number {
+        0 => HeaderValue::from_static("0"),
+        1 => HeaderValue::from_static("1"),
+        number => HeaderValue::from(number),
+    }
+}
+
+impl Found {
+    fn in_request(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for name in headers.keys() {
+            // The 100 (Continue) is ours to send, when the body is read.
+            found.look_at(name, name == EXPECT || name == PROXY_AUTHORIZATION);
+        }
+        found
+    }
+
+    fn in_response(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for name in headers.keys() {
+            found.look_at(name, name == PROXY_AUTHENTICATE);
+        }
+        found
+    }
+
+    fn look_at(&mut self, name: &HeaderName, ends_here: bool) {
+        match name.as_str() {
+            "connection" => self.connection = true,
+            "upgrade" => self.upgrade = true,
+            "te" => self.te = true,
+            "transfer-encoding" => self.chunked = true,
+            "keep-alive" | "proxy-connection" => self.hop_by_hop = true,
+            text if text.starts_with(OURS) => self.ours = true,
+            _ => self.hop_by_hop |= ends_here,
+        }
+    }
+
+    fn remove_from(&self, headers: &mut HeaderMap) {
+        if self.connection {
+            remove_named(headers);
+        }
+        if self.upgrade {
+            headers.remove(UPGRADE);
+        }
+        if self.te {
+            headers.remove(TE);
+        }
+        if self.chunked {
+            headers.remove(TRANSFER_ENCODING);
+        }
+        if self.hop_by_hop {
+            for name in [KEEP_ALIVE, PROXY_CONNECTION, EXPECT, PROXY_AUTHORIZATION, PROXY_AUTHENTICATE] {
+                headers.remove(name);
+            }
+        }
+        if self.ours {
+            remove_ours(headers);
+        }
+    }
+}
+
+/// Removes `connection` and what it names, except what a message cannot do without.
+fn remove_named(headers: &mut HeaderMap) {
+    let mut named: Vec<HeaderName> = Vec::new();
+    for value in headers.get_all(CONNECTION) {
+        let options = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        named.extend(options.filter_map(|option| HeaderName::from_bytes(option).ok()));
+    }
+    headers.remove(CONNECTION);
+    // Without these the upstream would read another message than we did.
+    let needed = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER, TE, UPGRADE];
+    for name in named.iter().filter(|name| !needed.contains(name)) {
+        headers.remove(name);
+    }
+}
+
+fn remove_ours(headers: &mut HeaderMap) {
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// Whether `te` says that trailers are welcome (RFC 9110 §10.1.4).
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|member| {
+        let coding = member.split_once(';').map_or(member, |(coding, _)| coding);
+        coding.trim().eq_ignore_ascii_case("trailers")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn sent(fields: &[(&'static str, &'static str)], upgrade: bool) -> HeaderMap {
+        let mut headers = map(fields);
+        let peer = Peer::new(SocketAddr::from(([10, 0, 0, 1], 5555)));
+        to_upstream(&mut headers, Version::HTTP_11, &peer, HeaderValue::from_static("asked:80"), None, upgrade);
+        headers
+    }
+
+    fn text<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
+        headers.get_all(name).iter().map(|value| value.to_str().expect("text")).collect()
+    }
+
+    #[test]
+    fn fields_between_neighbours_end_here() {
+        let headers = sent(
+            &[
+                ("connection", "close, X-Private , host"),
+                ("x-private", "1"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-authorization", "Basic x"),
+                ("proxy-connection", "keep-alive"),
+                ("te", "gzip"),
+                ("expect", "100-continue"),
+                ("upgrade", "h2c"),
+                ("x-cooldown-client", "alice"),
+                ("x-cooldown-later", "1"),
+                ("authorization", "Bearer x"),
+                ("trailer", "digest"),
+            ],
+            false,
+        );
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        let kept = [
+            "authorization",
+            "forwarded",
+            "host",
+            "trailer",
+            "via",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+        ];
+        assert_eq!(names, kept);
+    }
+
+    #[test]
+    fn the_way_is_told_after_what_earlier_proxies_told() {
+        let headers = sent(
+            &[
+                ("via", "1.0 first"),
+                ("x-forwarded-for", "1.2.3.4"),
+                ("forwarded", "for=1.2.3.4"),
+                ("x-forwarded-proto", "https"),
+            ],
+            false,
+        );
+        assert_eq!(text(&headers, "via"), ["1.0 first", "1.1 cooldown"]);
+        assert_eq!(text(&headers, "x-forwarded-for"), ["1.2.3.4", "10.0.0.1"]);
+        assert_eq!(text(&headers, "forwarded"), ["for=1.2.3.4", "for=10.0.0.1;host=\"asked:80\";proto=http"]);
+        assert_eq!(text(&headers, "x-forwarded-host"), ["asked:80"]);
+        assert_eq!(text(&headers, "x-forwarded-proto"), ["http"]);
+        assert_eq!(text(&headers, "host"), ["asked:80"]);
+    }
+
+    #[test]
+    fn trailers_chunks_and_upgrades_are_agreed_on_anew() {
+        let headers = sent(&[("te", "trailers, gzip;q=0.5"), ("transfer-encoding", "chunked")], false);
+        assert_eq!(text(&headers, "te"), ["trailers"]);
+        assert_eq!(text(&headers, "connection"), ["te"]);
+        assert_eq!(text(&headers, "transfer-encoding"), ["chunked"]);
+        let headers = sent(&[("connection", "Upgrade"), ("upgrade", "websocket")], true);
+        assert_eq!(text(&headers, "connection"), ["upgrade"]);
+        assert_eq!(text(&headers, "upgrade"), ["websocket"]);
+    }
+
+    #[test]
+    fn an_ipv6_client_is_quoted() {
+        let peer = Peer::new("[2001:db8::1]:1".parse().expect("an address"));
+        let value = peer.forwarded(&HeaderValue::from_static("a"));
+        assert_eq!(value, "for=\"[2001:db8::1]\";host=\"a\";proto=http");
+        let mapped = Peer::new("[::ffff:1.2.3.4]:1".parse().expect("an address"));
+        assert_eq!(mapped.ip(), "1.2.3.4");
+    }
+
+    #[test]
+    fn a_response_tells_where_it_comes_from_and_how_long_it_waited() {
+        let mut headers = map(&[
+            ("connection", "keep-alive"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("x-cooldown-source", "someone else"),
+            ("retry-after", "3"),
+        ]);
+        to_client(&mut headers, &HeaderValue::from_static("api"), Duration::from_micros(1_234_567), 2);
+        let mut fields: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
+        fields.sort_unstable();
+        let expected = [
+            ("retry-after", "3"),
+            ("via", "1.1 cooldown"),
+            ("x-cooldown-attempts", "2"),
+            ("x-cooldown-source", "upstream"),
+            ("x-cooldown-upstream", "api"),
+            ("x-cooldown-wait-ms", "1234"),
+        ];
+        assert_eq!(fields, expected);
+    }
+}

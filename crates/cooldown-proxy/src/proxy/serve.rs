@@ -1,0 +1,98 @@
+//! From a request to a response, whatever happens: errors and panics become answers, and everything is told.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use http::header::{CONNECTION, HOST};
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::body::{Relayed, ResponseBody};
+use super::error::ProxyError;
+use super::forward::{Answer, forward};
+use super::headers::Peer;
+use super::record::Record;
+use super::tunnel;
+use super::worker::{InFlight, Worker};
+
+/// Answers one request. `ambiguous` says that its head could be read in two ways, which only its raw bytes show.
+pub async fn serve(
+    worker: &Rc<Worker>,
+    peer: &Peer,
+    ambiguous: bool,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let in_flight = worker.begin();
+    let mut record = begin_record(worker, &request);
+    let answer = if ambiguous {
+        Err(ProxyError::InvalidRequest("its length is stated more than once"))
+    } else if worker.is_draining() {
+        Err(ProxyError::ShuttingDown)
+    } else {
+        let mut story = pin!(forward(worker, peer, request, &mut record));
+        let caught = std::future::poll_fn(|cx| {
+            // What a panic leaves behind is dropped with the future; nothing else sees it.
+            match catch_unwind(AssertUnwindSafe(|| story.as_mut().poll(cx))) {
+                Ok(polled) => polled,
+                Err(panic) => Poll::Ready(Err(internal(worker, &*panic))),
+            }
+        });
+        caught.await
+    };
+    let mut response = match answer {
+        Ok(answer) => relay(worker, answer, record, in_flight),
+        Err(error) => refuse(worker, error, record),
+    };
+    if worker.is_draining() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn begin_record(worker: &Worker, request: &Request<Incoming>) -> Record {
+    let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(named).unwrap_or_default();
+    Record::begin(&worker.site.access, request.method(), host, request.uri().path())
+}
+
+fn relay(worker: &Rc<Worker>, answer: Answer, record: Record, in_flight: InFlight) -> Response<ResponseBody> {
+    if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return match tunnel::switch(answer, record, in_flight) {
+            Ok(response) => response,
+            Err((error, record)) => refuse(worker, error, record),
+        };
+    }
+    let idle_timeout = worker.site.idle_timeout;
+    answer.response.map(|incoming| {
+        let relayed = Relayed::new(incoming, answer.lease, answer.permit, record, in_flight, idle_timeout);
+        ResponseBody::Relayed(Box::new(relayed))
+    })
+}
+
+fn refuse(worker: &Worker, error: ProxyError, mut record: Record) -> Response<ResponseBody> {
+    record.failed(&error);
+    if let ProxyError::Unreachable(cause) = &error {
+        tracing::warn!(%cause, "an upstream cannot be reached");
+    }
+    let pacing = worker.site.pacing();
+    let random = pacing.hash(&pacing.clock().now().as_nanos().to_ne_bytes());
+    let response = error.into_response(random);
+    if let ResponseBody::Whole(Some(body)) = response.body() {
+        record.bytes(body.len());
+    }
+    record.complete();
+    response
+}
+
+fn internal(worker: &Worker, panic: &(dyn Any + Send)) -> ProxyError {
+    let pacing = worker.site.pacing();
+    let id = pacing.hash(&pacing.clock().now().as_nanos().to_ne_bytes());
+    let message = panic.downcast_ref::<&str>().copied();
+    let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    tracing::error!(id = format_args!("{id:016x}"), message, "a request met a bug");
+    ProxyError::Internal(id)
+}

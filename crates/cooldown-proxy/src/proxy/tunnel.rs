@@ -1,0 +1,63 @@
+//! After `101 Switching Protocols`: bytes in both directions until both sides have closed.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, Response};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
+
+use super::body::ResponseBody;
+use super::error::ProxyError;
+use super::forward::Answer;
+use super::record::Record;
+use super::worker::InFlight;
+use crate::pacing::Permit;
+use crate::upstream::Stream;
+
+/// Passes the switch on to the client and starts the tunnel, which holds the request's permit until its end.
+///
+/// # Errors
+/// When the upstream switched although nobody asked for it.
+pub(super) fn switch(
+    answer: Answer,
+    record: Record,
+    in_flight: InFlight,
+) -> Result<Response<ResponseBody>, (ProxyError, Record)> {
+    let Answer { response, lease, permit, upgrade, protocol } = answer;
+    let (Some(upgrade), Some(connection)) = (upgrade, lease.keep()) else {
+        return Err((ProxyError::UpstreamProtocol, record));
+    };
+    let (upstream, early) = connection.into_stream();
+    tokio::task::spawn_local(tunnel(upgrade, upstream, early, permit, record, in_flight));
+    let mut response = response.map(|_| ResponseBody::Whole(None));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        response.headers_mut().insert(UPGRADE, protocol);
+    }
+    Ok(response)
+}
+
+async fn tunnel(
+    client: OnUpgrade,
+    mut upstream: Stream,
+    early: Bytes,
+    _permit: Permit,
+    mut record: Record,
+    _in_flight: InFlight,
+) {
+    // A client that left before it had the response has nothing to say.
+    let Ok(client) = client.await else { return };
+    let mut client = TokioIo::new(client);
+    if client.write_all(&early).await.is_err() {
+        return;
+    }
+    record.bytes(early.len());
+    match copy_bidirectional(&mut client, &mut upstream).await {
+        Ok((_, down)) => {
+            record.bytes(usize::try_from(down).unwrap_or(usize::MAX));
+            record.complete();
+        }
+        Err(error) => tracing::debug!(%error, "a tunnel broke off"),
+    }
+}

@@ -1,0 +1,79 @@
+//! What one worker thread owns: its connections to upstreams, and the count of what it has under way.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::readahead::AheadMemory;
+use super::site::Site;
+use crate::upstream::Pool;
+
+/// How much all workers together may read of bodies whose requests wait, in bytes.
+const READ_AHEAD: usize = 64 * 1024 * 1024;
+
+/// One worker's part of the proxy.
+#[derive(Debug)]
+pub struct Worker {
+    pub(super) site: Arc<Site>,
+    /// By the index of the route; routes to one upstream share a pool.
+    pools: Vec<Rc<Pool>>,
+    pub(super) memory: Rc<AheadMemory>,
+    in_flight: Cell<usize>,
+    draining: Cell<bool>,
+    /// Told when nothing is under way any more.
+    quiet: Notify,
+}
+
+/// A request that is under way, from its head to the last byte of its response.
+#[derive(Debug)]
+pub struct InFlight(Rc<Worker>);
+
+impl Worker {
+    /// One of `workers` workers for this site.
+    pub fn new(site: Arc<Site>, workers: usize) -> Self {
+        let pools = site.pools();
+        let memory = Rc::new(AheadMemory::new(READ_AHEAD / workers));
+        let (in_flight, draining, quiet) = (Cell::new(0), Cell::new(false), Notify::new());
+        Self { site, pools, memory, in_flight, draining, quiet }
+    }
+
+    /// Connections for a route.
+    pub(super) fn pool(&self, route: usize) -> &Rc<Pool> {
+        &self.pools[route]
+    }
+
+    /// Counts a request as under way.
+    pub(super) fn begin(self: &Rc<Self>) -> InFlight {
+        self.in_flight.set(self.in_flight.get() + 1);
+        InFlight(Rc::clone(self))
+    }
+
+    /// From now on new requests are refused, and connections close after their responses.
+    pub fn drain(&self) {
+        self.draining.set(true);
+    }
+
+    /// Whether the worker is about to end.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Waits until nothing is under way.
+    pub async fn quiet(&self) {
+        while self.in_flight.get() > 0 {
+            self.quiet.notified().await;
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let left = self.0.in_flight.get() - 1;
+        self.0.in_flight.set(left);
+        if left == 0 {
+            self.0.quiet.notify_one();
+        }
+    }
+}

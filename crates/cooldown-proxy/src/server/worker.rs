@@ -1,0 +1,172 @@
+//! A worker: one thread, one single-threaded runtime, its own listeners and upstream connections.
+
+use std::cell::Cell;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::connection::Http;
+use crate::proxy::{Site, Worker};
+
+/// After a failed accept (no file descriptors, mostly) this long is waited, so that the worker does not spin.
+const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
+/// Once nothing is under way, connections get this long to deliver what they still hold.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+/// Threads for name look-ups; the only thing that blocks.
+const LOOK_UP_THREADS: usize = 8;
+
+/// What workers are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Serve.
+    Serving,
+    /// Accept no more, refuse what is new, finish what is under way, and be gone by then.
+    Draining(Instant),
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct WorkerThread {
+    /// Completes when the worker has ended; with an error if it died.
+    pub ended: oneshot::Receiver<()>,
+    /// The thread itself.
+    pub thread: JoinHandle<()>,
+}
+
+/// A worker's open connections.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    open: Cell<usize>,
+    closing: Notify,
+    /// Told when the last one has closed.
+    none: Notify,
+}
+
+/// Counts a connection as open.
+#[derive(Debug)]
+pub(super) struct Open<'a>(&'a Connections);
+
+impl WorkerThread {
+    /// Starts a worker on these listeners.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no event queue.
+    pub fn start(
+        index: usize,
+        workers: usize,
+        listeners: Vec<TcpListener>,
+        site: Arc<Site>,
+        header_timeout: Duration,
+        phase: watch::Receiver<Phase>,
+    ) -> io::Result<Self> {
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().max_blocking_threads(LOOK_UP_THREADS).build()?;
+        let (end, ended) = oneshot::channel();
+        let run = move || {
+            let worker = Rc::new(Worker::new(site, workers));
+            let local = LocalSet::new();
+            let served = local.block_on(&runtime, serve(worker, listeners, Http::new(header_timeout), phase));
+            // What is still open after the deadline ends with the tasks.
+            drop(local);
+            runtime.shutdown_background();
+            match served {
+                Ok(()) => drop(end.send(())),
+                Err(error) => tracing::error!(%error, "a worker cannot serve"),
+            }
+        };
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
+        Ok(Self { ended, thread })
+    }
+}
+
+/// Serves until told to drain, then drains.
+async fn serve(
+    worker: Rc<Worker>,
+    listeners: Vec<TcpListener>,
+    http: Http,
+    mut phase: watch::Receiver<Phase>,
+) -> io::Result<()> {
+    let connections = Rc::new(Connections::default());
+    let http = Rc::new(http);
+    let mut accepting = Vec::new();
+    for listener in listeners {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let accept = accept(Rc::clone(&worker), Rc::clone(&connections), Rc::clone(&http), listener);
+        accepting.push(tokio::task::spawn_local(accept));
+    }
+    let deadline = draining(&mut phase).await;
+    worker.drain();
+    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    // Late is late: what does not finish in time is cut by the end of the runtime.
+    let _ = timeout_at(deadline, worker.quiet()).await;
+    connections.close();
+    let _ = timeout_at(deadline.min(Instant::now() + LAST_BYTES), connections.none()).await;
+    Ok(())
+}
+
+/// Waits for the order to drain; its sender's end is one as well.
+async fn draining(phase: &mut watch::Receiver<Phase>) -> Instant {
+    loop {
+        if let Phase::Draining(deadline) = *phase.borrow_and_update() {
+            return deadline;
+        }
+        if phase.changed().await.is_err() {
+            return Instant::now();
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, connections: Rc<Connections>, http: Rc<Http>, listener: tokio::net::TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                let (worker, connections, http) = (Rc::clone(&worker), Rc::clone(&connections), Rc::clone(&http));
+                tokio::task::spawn_local(async move { http.serve(worker, connections, stream, address).await });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be accepted");
+                sleep(AFTER_FAILED_ACCEPT).await;
+            }
+        }
+    }
+}
+
+impl Connections {
+    pub(super) fn opened(&self) -> Open<'_> {
+        self.open.set(self.open.get() + 1);
+        Open(self)
+    }
+
+    /// Completes when connections shall close.
+    pub(super) async fn closing(&self) {
+        self.closing.notified().await;
+    }
+
+    fn close(&self) {
+        self.closing.notify_waiters();
+    }
+
+    async fn none(&self) {
+        while self.open.get() > 0 {
+            self.none.notified().await;
+        }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let left = self.0.open.get() - 1;
+        self.0.open.set(left);
+        if left == 0 {
+            self.0.none.notify_one();
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The admin listener: health, readiness, figures.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::StatusCode;
+use hyper::Response;
+use tokio::time::sleep;
+
+use crate::support::{Binary, Upstream, empty, fetch, get, plain, request, text, until};
+
+fn config(upstream: &Upstream, admin: &str) -> String {
+    format!(
+        "server: {{host: 127.0.0.1, port: 0, drain_timeout: 5s}}\n\
+         admin: {{host: 127.0.0.1, port: 0{admin}}}\n\
+         routes: {{api.example.com: {{upstream: \"{}\", limits: {{requests: \"4/s, burst 1\"}}}}}}\n\
+         default_rate_limit: {{requests_per_second: 100}}\n\
+         queue: {{max_wait: 2s}}\n",
+        upstream.url()
+    )
+}
+
+/// The value of the metric whose line starts with `name` and contains every one of `labels`.
+fn figure(metrics: &str, name: &str, labels: &[&str]) -> f64 {
+    let line = metrics.lines().find(|line| {
+        let rest = line.strip_prefix(name).unwrap_or_default();
+        rest.starts_with(['{', ' ']) && labels.iter().all(|label| rest.contains(label))
+    });
+    let line = line.unwrap_or_else(|| panic!("no {name} with {labels:?} in:\n{metrics}"));
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no value: {line}"))
+}
+
+async fn metrics(admin: SocketAddr) -> String {
+    let answer = get(admin, &admin.to_string(), "/metrics").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    answer.text().to_owned()
+}
+
+#[tokio::test]
+async fn figures_tell_what_happened_per_upstream_and_per_domain() {
+    let upstream = Upstream::start(|request| async move {
+        let mut response = Response::new(text("hello"));
+        if request.uri().path() == "/broken" {
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        response
+    })
+    .await;
+    let binary = Binary::serve(&config(&upstream, ""));
+    let (proxy, admin) = (binary.address(), binary.admin_address());
+    for path in ["/", "/broken", "/"] {
+        get(proxy, "api.example.com", path).await;
+    }
+    let refused = request("api.example.com", "/").header("prefer", "wait=0").body(empty()).expect("a valid request");
+    assert_eq!(fetch(proxy, refused).await.status, StatusCode::TOO_MANY_REQUESTS);
+
+    let answer = get(admin, &admin.to_string(), "/metrics").await;
+    assert!(answer.field("content-type").contains("text"), "{}", answer.field("content-type"));
+    let text = answer.text();
+    for (scope, label) in [("upstream", "upstream=\"api.example.com\""), ("domain", "domain=\"api.example.com\"")] {
+        let read =
+            |name: &str, more: &[&str]| figure(text, &format!("cooldown_{scope}_{name}"), &[&[label], more].concat());
+        assert_eq!(read("requests_total", &[]), 4.0, "{scope}");
+        assert_eq!(read("delayed_requests_total", &[]), 2.0, "{scope}");
+        assert_eq!(read("waiting_requests", &[]), 0.0, "{scope}");
+        assert_eq!(read("responses_total", &["class=\"2xx\""]), 2.0, "{scope}");
+        assert_eq!(read("responses_total", &["class=\"5xx\""]), 1.0, "{scope}");
+        assert_eq!(read("refusals_total", &["code=\"wait_too_long\""]), 1.0, "{scope}");
+        assert_eq!(read("attempts_total", &[]), 3.0, "{scope}");
+        assert!(read("wait_seconds_sum", &[]) > 0.2, "{scope}");
+        assert!(read("last_access_timestamp_seconds", &[]) > 1e9, "{scope}");
+    }
+    let room = figure(text, "cooldown_upstream_room", &["upstream=\"api.example.com\""]);
+    assert!((0.0..=4.0).contains(&room), "{room}");
+}
+
+#[tokio::test]
+async fn waiting_requests_are_counted_while_they_wait() {
+    let upstream = Upstream::start(plain).await;
+    let binary = Binary::serve(&config(&upstream, ""));
+    let (proxy, admin) = (binary.address(), binary.admin_address());
+    let calls: Vec<_> = (0..4).map(|_| tokio::spawn(async move { get(proxy, "api.example.com", "/").await })).collect();
+    until("the first one is served", || !upstream.seen().is_empty()).await;
+    sleep(Duration::from_millis(50)).await;
+    let waiting = figure(&metrics(admin).await, "cooldown_upstream_waiting_requests", &["api.example.com"]);
+    assert!((1.0..=3.0).contains(&waiting), "{waiting}");
+    for call in calls {
+        call.await.expect("no panic");
+    }
+    assert_eq!(figure(&metrics(admin).await, "cooldown_upstream_waiting_requests", &["api.example.com"]), 0.0);
+}
+
+#[tokio::test]
+async fn an_unreachable_upstream_is_counted_by_its_kind() {
+    let upstream = Upstream::start(plain).await;
+    let binary = Binary::serve(&config(&upstream, ""));
+    let (proxy, admin) = (binary.address(), binary.admin_address());
+    drop(upstream);
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!(get(proxy, "api.example.com", "/").await.status, StatusCode::BAD_GATEWAY);
+    let errors = figure(&metrics(admin).await, "cooldown_upstream_errors_total", &["code=\"upstream_unreachable\""]);
+    assert_eq!(errors, 1.0);
+}
+
+#[tokio::test]
+async fn health_and_readiness_tell_a_draining_proxy_from_a_serving_one() {
+    let upstream = Upstream::start(|_| async {
+        sleep(Duration::from_millis(1000)).await;
+        Response::new(text("finished"))
+    })
+    .await;
+    let binary = Binary::serve(&config(&upstream, ""));
+    let (proxy, admin) = (binary.address(), binary.admin_address());
+    let host = admin.to_string();
+    assert_eq!(get(admin, &host, "/healthz").await.status, StatusCode::OK);
+    assert_eq!(get(admin, &host, "/readyz").await.status, StatusCode::OK);
+    assert_eq!(get(admin, &host, "/nothing").await.status, StatusCode::NOT_FOUND);
+
+    let call = tokio::spawn(async move { get(proxy, "api.example.com", "/").await });
+    until("a request is under way", || upstream.under_way() == 1).await;
+    binary.signal("TERM");
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(get(admin, &host, "/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE, "no more traffic, please");
+    assert_eq!(get(admin, &host, "/healthz").await.status, StatusCode::OK, "but it lives");
+    assert_eq!(call.await.expect("no panic").status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_where_one_is_configured() {
+    let upstream = Upstream::start(plain).await;
+    let binary = Binary::serve(&config(&upstream, ", token: admin-secret"));
+    let admin = binary.admin_address();
+    let host = admin.to_string();
+    assert_eq!(get(admin, &host, "/metrics").await.status, StatusCode::UNAUTHORIZED);
+    let with = |token: &str| {
+        request(&host, "/metrics").header("authorization", format!("Bearer {token}")).body(empty()).expect("valid")
+    };
+    assert_eq!(fetch(admin, with("admin-secrets")).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(fetch(admin, with("admin-secret")).await.status, StatusCode::OK);
+}

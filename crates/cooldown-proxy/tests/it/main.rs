@@ -1,0 +1,22 @@
+//! Everything that needs real sockets, in one binary. What the proxy promises is counted at the upstream.
+
+mod support;
+
+mod admin;
+mod clients;
+mod commands;
+mod demo;
+mod departures;
+mod faults;
+mod fields;
+mod hang_ups;
+mod limits;
+mod logs;
+mod promises;
+mod providers;
+mod refusals;
+mod routing;
+mod shutdown;
+mod smuggling;
+mod streaming;
+mod tls;

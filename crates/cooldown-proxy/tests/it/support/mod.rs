@@ -1,0 +1,39 @@
+//! What the tests stand on: upstreams that record, a proxy on any free port, clients, and the real binary.
+
+mod binary;
+mod client;
+mod proxy;
+mod upstream;
+
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+pub(crate) use binary::{Binary, Finished, command};
+pub(crate) use client::{Answer, Body, Client, empty, fetch, get, raw, request, text};
+pub(crate) use proxy::Proxy;
+pub(crate) use upstream::{Upstream, echo, plain};
+
+/// Longer than anything takes that works, so that a hanging test ends.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Timed tests run beside each other, but never beside loud ones.
+static QUIET: RwLock<()> = RwLock::new(());
+
+/// Held by a test that looks at the clock.
+pub(crate) fn timed() -> RwLockReadGuard<'static, ()> {
+    QUIET.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held by a test that keeps a core busy for a noticeable time.
+pub(crate) fn loud() -> RwLockWriteGuard<'static, ()> {
+    QUIET.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until `condition` holds, and says what it was when it does not.
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "it never came true that {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
