@@ -2,6 +2,7 @@
 
 mod fairness;
 mod promises;
+mod reload;
 mod rules;
 mod scenarios;
 mod world;
