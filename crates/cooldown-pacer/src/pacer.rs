@@ -106,6 +106,7 @@ impl Pacer {
     /// once: a newcomer may pass.
     pub fn admit(&mut self, now: Instant, ask: Ask) -> Admission {
         let now = self.advance(now);
+        let ask = Ask { cost: ask.cost.capped(), ..ask };
         let keys = self.keys.resolve(now, &ask.keys);
         if self.is_clear(now, &keys, &ask.cost) {
             return Admission::Go(self.take(now, now, keys, ask.cost));
@@ -171,6 +172,7 @@ impl Pacer {
     /// A request is over: takes its permit back and corrects what was taken for it.
     pub fn settle(&mut self, now: Instant, permit: Permit, spent: Spent) {
         let now = self.advance(now);
+        let spent = spent.capped();
         let mut freed = false;
         for &index in &permit.keys {
             let state = self.keys.get_mut(index);

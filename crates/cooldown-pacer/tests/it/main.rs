@@ -1,5 +1,6 @@
 //! The rules of pacing, each as a property over random workloads in virtual time, and as stories that a user would tell.
 
+mod extremes;
 mod fairness;
 mod promises;
 mod reload;
