@@ -3,6 +3,7 @@
 mod extremes;
 mod fairness;
 mod promises;
+mod queues;
 mod reload;
 mod rules;
 mod scenarios;
