@@ -128,10 +128,11 @@ fn watch(
     Ok(figures)
 }
 
-/// The part that was used of what the provider allowed in `passed`; the first period's amount may be used at once.
+/// The part that was used of what the provider allowed in `passed`. A period's amount may be used before the period is
+/// over, so in between it would be more than all.
 fn used(provider: &MockProvider, passed: Duration) -> f64 {
     let allowed = f64::from(AMOUNT.get()) * (passed.as_secs_f64() / PERIOD.as_secs_f64()).max(1.0);
-    provider.strict().accepted() as f64 / allowed
+    (provider.strict().accepted() as f64 / allowed).min(1.0)
 }
 
 /// One sentence that says what was shown.

@@ -127,9 +127,10 @@ fn rewrite(
     let host = asked_host(head).unwrap_or_else(|| route.authority.clone());
     let base = if route.base_path_always || matched.prefix > 0 { route.upstream.base_path.as_str() } else { "" };
     head.uri = upstream_uri(std::mem::take(&mut head.uri), base, matched.prefix)?;
-    head.version = Version::HTTP_11;
+    let version = std::mem::replace(&mut head.version, Version::HTTP_11);
     head.extensions.clear();
-    headers::to_upstream(&mut head.headers, peer, host, route.sends_own_host().then_some(&route.authority), upgrade);
+    let own_host = route.sends_own_host().then_some(&route.authority);
+    headers::to_upstream(&mut head.headers, version, peer, host, own_host, upgrade);
     if let Some(field) = &caller.token_field {
         head.headers.remove(field);
     }
@@ -200,7 +201,7 @@ async fn wait(
     worker: &Rc<Worker>,
     mut place: Place,
     request: &mut Request<RequestBody>,
-    record: &Record,
+    record: &mut Record,
 ) -> Result<Permit, ProxyError> {
     let _waiting = record.waiting();
     let outcome = std::future::poll_fn(|cx| {

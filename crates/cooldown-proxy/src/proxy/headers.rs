@@ -8,7 +8,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 /// By which a client names itself.
 pub(super) const CLIENT: HeaderName = HeaderName::from_static("x-cooldown-client");
@@ -85,10 +85,11 @@ impl Peer {
     }
 }
 
-/// Turns a client's fields into those for the upstream. `host` is what the client asked for; `upstream_host` is sent
+/// Turns a client's fields into those for the upstream. `version` is what the client spoke, `host` is what the client asked for; `upstream_host` is sent
 /// instead where it is given. `upgrade` says that the client's wish for another protocol is passed on.
 pub(super) fn to_upstream(
     headers: &mut HeaderMap,
+    version: Version,
     peer: &Peer,
     host: HeaderValue,
     upstream_host: Option<&HeaderValue>,
@@ -113,7 +114,9 @@ pub(super) fn to_upstream(
     headers.append(FORWARDED_FOR, peer.ip_value.clone());
     headers.append(FORWARDED, peer.forwarded(&host));
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
-    headers.append(VIA, HeaderValue::from_static("1.1 cooldown"));
+    // RFC 9110 §7.6.3: the protocol in which it was received.
+    let via = if version == Version::HTTP_10 { "1.0 cooldown" } else { "1.1 cooldown" };
+    headers.append(VIA, HeaderValue::from_static(via));
     headers.insert(HOST, upstream_host.unwrap_or(&host).clone());
     headers.insert(FORWARDED_HOST, host);
 }
@@ -248,7 +251,7 @@ mod tests {
     fn sent(fields: &[(&'static str, &'static str)], upgrade: bool) -> HeaderMap {
         let mut headers = map(fields);
         let peer = Peer::new(SocketAddr::from(([10, 0, 0, 1], 5555)));
-        to_upstream(&mut headers, &peer, HeaderValue::from_static("asked:80"), None, upgrade);
+        to_upstream(&mut headers, Version::HTTP_11, &peer, HeaderValue::from_static("asked:80"), None, upgrade);
         headers
     }
 

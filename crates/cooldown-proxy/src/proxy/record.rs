@@ -37,7 +37,8 @@ impl Record {
     }
 
     /// It waits in line until the guards are dropped.
-    pub(super) fn waiting(&self) -> Option<[WaitingGuard; 2]> {
+    pub(super) fn waiting(&mut self) -> Option<[WaitingGuard; 2]> {
+        self.line.in_line();
         self.figures.as_ref().map(|figures| figures.each_ref().map(RouteMetrics::waiting))
     }
 

@@ -40,6 +40,8 @@ struct Record {
     arrived: Instant,
     sent: Option<Instant>,
     wait: Duration,
+    /// Since when it stands in line, while it does.
+    in_line: Option<Instant>,
     /// From the departure to the response head, or to the failure.
     upstream: Option<Duration>,
     route: Option<Arc<str>>,
@@ -76,6 +78,7 @@ impl AccessLog {
                 arrived: Instant::now(),
                 sent: None,
                 wait: Duration::ZERO,
+                in_line: None,
                 upstream: None,
                 route: None,
                 client: None,
@@ -104,10 +107,18 @@ impl AccessLine {
         }
     }
 
+    /// It stands in line from now on, until it [waited](Self::waited) or is gone.
+    pub fn in_line(&mut self) {
+        if let Some(record) = &mut self.0 {
+            record.in_line = Some(Instant::now());
+        }
+    }
+
     /// It stood in line for `wait`, which adds to earlier waits.
     pub fn waited(&mut self, wait: Duration) {
         if let Some(record) = &mut self.0 {
             record.wait += wait;
+            record.in_line = None;
         }
     }
 
@@ -204,7 +215,7 @@ impl Record {
             }
         }
         name(line, "wait_ms");
-        millis(line, self.wait);
+        millis(line, self.wait + self.in_line.map_or(Duration::ZERO, |since| since.elapsed()));
         if let Some(upstream) = self.upstream.or_else(|| self.sent.map(|sent| sent.elapsed())) {
             name(line, "upstream_ms");
             millis(line, upstream);

@@ -20,10 +20,12 @@ fn the_demo_ends_by_itself_with_a_table_and_the_exit_code_0() {
         line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
     };
     let (clients, upstream) = (row("429s seen by clients"), row("429s at the upstream"));
-    assert!(clients[1] > 50.0 && upstream[1] > 50.0, "the direct run is full of 429s:\n{out}");
-    assert_eq!((clients[2], upstream[2]), (0.0, 0.0), "the paced run has none:\n{out}");
+    assert!(clients[0] > 50.0 && upstream[0] > 50.0, "the direct run is full of 429s:\n{out}");
+    assert_eq!((clients[1], upstream[1]), (0.0, 0.0), "the paced run has none:\n{out}");
     assert!(row("share of the quota used")[1] >= 97.0, "{out}");
-    assert!(row("fairness")[1] >= 0.95, "{out}");
+    let fairness = row("fairness");
+    // Fifty answers that 32 clients share as evenly as whole numbers allow make 0.908.
+    assert!(fairness[0] < 0.5 && fairness[1] >= 0.85, "{out}");
     for name in ["requests", "answered", "wait p50", "wait p99"] {
         assert!(!row(name).is_empty());
     }
