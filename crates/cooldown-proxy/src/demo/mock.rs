@@ -7,17 +7,17 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
@@ -35,7 +35,8 @@ pub struct MockProvider {
 
 /// A connection that remembers when the first byte of the request under way was read.
 struct Stamped {
-    io: TokioIo<TcpStream>,
+    stream: TcpStream,
+    put_by: BytesMut,
     arrival: Rc<Cell<Option<Instant>>>,
 }
 
@@ -91,7 +92,7 @@ async fn serve(listener: std::net::TcpListener, strict: Arc<Strict>, latency: Du
         let Ok((stream, _)) = listener.accept().await else { continue };
         stream.set_nodelay(true)?;
         let arrival = Rc::new(Cell::new(None));
-        let io = Stamped { io: TokioIo::new(stream), arrival: Rc::clone(&arrival) };
+        let io = Stamped { stream, put_by: BytesMut::new(), arrival: Rc::clone(&arrival) };
         let strict = Arc::clone(&strict);
         tokio::task::spawn_local(async move {
             let answer = service_fn(|request| {
@@ -105,7 +106,7 @@ async fn serve(listener: std::net::TcpListener, strict: Arc<Strict>, latency: Du
                 }
             });
             // A client that leaves in the middle is no fault of the provider's.
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, answer).await;
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), answer).await;
         });
     }
 }
@@ -175,26 +176,40 @@ fn json(status: StatusCode, rule: Rule, left: u32, body: &serde_json::Value) -> 
     response
 }
 
-impl Read for Stamped {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
-        if read.is_ready() && self.arrival.get().is_none() {
-            self.arrival.set(Some(Instant::now()));
+/// What arrives is stamped and put by; it is handed on only after every other connection had its turn to do the same. So
+/// the last of many simultaneous requests is not stamped late by the work that the first ones make.
+impl AsyncRead for Stamped {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.put_by.is_empty() {
+            let mut bytes = [0; 8 * 1024];
+            let mut read = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.arrival.get().is_none() {
+                self.arrival.set(Some(Instant::now()));
+            }
+            self.put_by.extend_from_slice(read.filled());
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
-        read
+        let some = self.put_by.len().min(out.remaining());
+        out.put_slice(&self.put_by.split_to(some));
+        Poll::Ready(Ok(()))
     }
 }
 
-impl Write for Stamped {
+impl AsyncWrite for Stamped {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
