@@ -169,6 +169,16 @@ pub enum Spent {
     Exactly(Cost),
 }
 
+impl Spent {
+    /// The same without amounts that no limit can hold.
+    pub(crate) fn capped(self) -> Self {
+        match self {
+            Self::Exactly(cost) => Self::Exactly(cost.capped()),
+            other => other,
+        }
+    }
+}
+
 /// Something that happened to a waiting request.
 #[derive(Debug)]
 pub enum Departure {

@@ -59,17 +59,28 @@ impl Bucket {
         }
     }
 
-    /// The same state under another limit of the same kind; false if it is of another kind.
-    pub(crate) fn retune(&mut self, now: u64, limit: Limit, guard: u64) -> bool {
+    /// A number in flight that comes when some already are.
+    pub(crate) fn with_taken(mut self, held: u32) -> Self {
+        if let Self::Slots(slots) = &mut self {
+            slots.taken = held;
+        }
+        self
+    }
+
+    /// The same state under another limit that [counts the same](Bucket::is_alike).
+    pub(crate) fn retune(&mut self, now: u64, limit: Limit, guard: u64) {
         match (self, limit) {
-            (Self::Rate(bucket), Limit::Rate(rate)) if bucket.rate.unit() == rate.unit() => {
-                bucket.retune(now, rate, guard);
-                true
-            }
-            (Self::Slots(slots), Limit::Concurrency(max)) => {
-                slots.max = max.get();
-                true
-            }
+            (Self::Rate(bucket), Limit::Rate(rate)) => bucket.retune(now, rate, guard),
+            (Self::Slots(slots), Limit::Concurrency(max)) => slots.max = max.get(),
+            _ => {}
+        }
+    }
+
+    /// Whether it counts what another limit counts.
+    pub(crate) fn is_alike(&self, limit: Limit) -> bool {
+        match (self, limit) {
+            (Self::Rate(bucket), Limit::Rate(rate)) => bucket.rate.unit() == rate.unit(),
+            (Self::Slots(_), Limit::Concurrency(_)) => true,
             _ => false,
         }
     }
@@ -102,6 +113,7 @@ impl Bucket {
     /// The same if another one that takes `taken` leaves at `now`.
     pub(crate) fn earliest_after(&self, now: u64, share: u64, taken: u64) -> u64 {
         match self {
+            _ if taken == 0 => self.earliest(share),
             Self::Rate(_) if share == 0 => 0,
             Self::Rate(bucket) => {
                 let window = bucket.window.earliest(share, taken, bucket.hold());
@@ -141,6 +153,7 @@ impl Bucket {
 
     /// The request that was taken for at `at` cost `actual` of its unit instead of `share`.
     pub(crate) fn settle(&mut self, now: u64, at: u64, share: u64, actual: u64) {
+        self.expire(now);
         if let Self::Rate(bucket) = self
             && share != actual
             && (bucket.window.change(at, share, actual) || share == 0 && bucket.charge_late(now, at, actual))
@@ -222,13 +235,20 @@ impl RateBucket {
         self.window.retune(amount, period);
         self.pace.retune(now, amount, period, rate.burst());
         self.guard.base = guard.saturating_add(period / 1000);
+        self.guard.extra = self.guard.extra.min(period / WIDEST);
+        let is_other_period = self.rate.period() != rate.period();
         self.rate = rate;
+        if is_other_period {
+            // As if the new limit had held all along: of its burst, what is in its window is gone.
+            self.window.expire(now, self.hold());
+            self.pace.start_over(now, self.window.used());
+        }
     }
 
     /// How long a departure is held: the window and the guard. What rounding adds is taken out of the guard, so that
     /// nothing but the guard is given away.
     pub(crate) fn hold(&self) -> u64 {
-        let guard = (self.guard.base + self.guard.extra).saturating_sub(self.window.width());
+        let guard = self.guard.base.saturating_add(self.guard.extra).saturating_sub(self.window.width());
         nanos(self.rate.period()).saturating_add(guard.max(1))
     }
 
@@ -254,7 +274,7 @@ impl Guard {
         if self.extra > 0 && now.saturating_sub(self.changed) < period {
             return;
         }
-        self.extra = (self.base + 2 * self.extra).min(period / WIDEST);
+        self.extra = self.base.saturating_add(2 * self.extra).min(period / WIDEST);
         self.changed = now;
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::limit::LARGEST_AMOUNT;
+
 /// What a limit counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unit {
@@ -71,6 +73,15 @@ impl Cost {
     pub fn minus(mut self, other: &Self) -> Self {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
             *mine = mine.saturating_sub(theirs);
+        }
+        self
+    }
+
+    /// This cost with no amount above what the largest limit allows: more makes no difference, and sums stay sums.
+    #[must_use]
+    pub(crate) fn capped(mut self) -> Self {
+        for amount in &mut self.0 {
+            *amount = (*amount).min(LARGEST_AMOUNT);
         }
         self
     }

@@ -1,6 +1,7 @@
 //! All buckets, by key: found or made when a request names them, forgotten when they are as new.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use slab::Slab;
@@ -13,7 +14,7 @@ use crate::limit::Limit;
 
 /// The subject that all keys beyond the bound share.
 const OVERFLOW: u64 = u64::MAX;
-/// Below this many keys nothing is swept.
+/// Fewer newcomers than this are not worth a sweep.
 const SWEEP_FROM: usize = 1024;
 
 /// Where a key is in the table.
@@ -30,8 +31,8 @@ pub(crate) struct Keys {
     /// The fixed part of every guard, in nanoseconds.
     guard: u64,
     max_keys: usize,
-    /// When there are this many keys, those that are as new are forgotten.
-    sweep_at: usize,
+    /// After this many newcomers, keys that are as new are forgotten.
+    sweep_in: usize,
 }
 
 /// The buckets of one key.
@@ -55,7 +56,7 @@ impl Keys {
             index: HashMap::with_hasher(RandomState::default()),
             guard,
             max_keys,
-            sweep_at: SWEEP_FROM,
+            sweep_in: SWEEP_FROM,
         }
     }
 
@@ -64,13 +65,14 @@ impl Keys {
         LimitsId(self.limits.len() as u32 - 1)
     }
 
-    /// Replaces a list of limits. Buckets of the same unit keep what they know: the one of the same period first.
+    /// Replaces a list of limits. Each goes on from what the buckets of its unit know: the one of the same period, else
+    /// the one that remembers longest.
     pub(crate) fn set_limits(&mut self, now: u64, id: LimitsId, limits: Vec<Limit>) {
         let guard = self.guard;
         for (_, state) in self.table.iter_mut().filter(|(_, state)| state.key.limits == id) {
-            let mut old: Vec<Bucket> = state.buckets.drain(..).collect();
+            let old: Vec<Bucket> = state.buckets.drain(..).collect();
             for &limit in &limits {
-                let bucket = inherit(&mut old, now, limit, guard).unwrap_or_else(|| state.join_late(now, limit, guard));
+                let bucket = inherit(&old, now, limit, guard).unwrap_or_else(|| state.join_late(now, limit, guard));
                 state.buckets.push(bucket);
             }
         }
@@ -115,7 +117,8 @@ impl Keys {
     }
 
     fn insert(&mut self, now: u64, key: Key) -> KeyIndex {
-        if self.table.len() >= self.sweep_at {
+        self.sweep_in -= 1;
+        if self.sweep_in == 0 {
             self.sweep(now);
         }
         let key = if self.table.len() < self.max_keys { key } else { Key { subject: OVERFLOW, ..key } };
@@ -130,7 +133,8 @@ impl Keys {
         index
     }
 
-    /// Forgets every key that is as if it had never been used. Called when the table has doubled: amortized constant.
+    /// Forgets every key that is as if it had never been used. Called after as many newcomers as the table was
+    /// large, whether they found a place in it or not: amortized constant.
     pub(crate) fn sweep(&mut self, now: u64) {
         let index = &mut self.index;
         self.table.retain(|_, state| {
@@ -140,7 +144,7 @@ impl Keys {
             }
             keep
         });
-        self.sweep_at = (self.table.len() * 2).clamp(SWEEP_FROM, self.max_keys.max(SWEEP_FROM));
+        self.sweep_in = self.table.len().max(SWEEP_FROM);
     }
 
     /// How many keys are remembered.
@@ -189,24 +193,20 @@ impl KeyState {
 
     /// A bucket for a limit that comes while requests wait: it knows them by their average.
     fn join_late(&self, now: u64, limit: Limit, guard: u64) -> Bucket {
-        let mut bucket = Bucket::new(limit, guard, now);
+        let mut bucket = Bucket::new(limit, guard, now).with_taken(self.held);
         let typical = self.backlog.times(1.0 / f64::from(self.waiting.max(1)));
         (0..self.waiting).for_each(|_| bucket.line_up(now, &typical));
         bucket
     }
 }
 
-/// Takes the bucket out of `old` that the new limit goes on from.
-fn inherit(old: &mut Vec<Bucket>, now: u64, limit: Limit, guard: u64) -> Option<Bucket> {
-    let same_period = |bucket: &Bucket| match (bucket.limit(), limit) {
-        (Limit::Rate(a), Limit::Rate(b)) => a.unit() == b.unit() && a.period() == b.period(),
-        (a, b) => matches!((a, b), (Limit::Concurrency(_), Limit::Concurrency(_))),
+/// The bucket that the new limit goes on from: what has left counts for every limit of its unit.
+fn inherit(old: &[Bucket], now: u64, limit: Limit, guard: u64) -> Option<Bucket> {
+    let closeness = |bucket: &&Bucket| match (bucket.limit(), limit) {
+        (Limit::Rate(a), Limit::Rate(b)) => (a.period() == b.period(), a.period()),
+        _ => (true, Duration::ZERO),
     };
-    let same_unit = |bucket: &Bucket| match (bucket.limit(), limit) {
-        (Limit::Rate(a), Limit::Rate(b)) => a.unit() == b.unit(),
-        _ => false,
-    };
-    let place = old.iter().position(same_period).or_else(|| old.iter().position(same_unit))?;
-    let mut bucket = old.swap_remove(place);
-    bucket.retune(now, limit, guard).then_some(bucket)
+    let mut bucket = old.iter().filter(|bucket| bucket.is_alike(limit)).max_by_key(closeness)?.clone();
+    bucket.retune(now, limit, guard);
+    Some(bucket)
 }

@@ -26,6 +26,8 @@ pub(crate) struct Line {
     waiters: Slab<Waiter>,
     pub(crate) queues: Slab<Queue>,
     index: HashMap<(KeySet, u8), u32, RandomState>,
+    /// Tags of queues that emptied, until virtual time has passed them: who asks again at once does not jump the round.
+    emptied: HashMap<(KeySet, u8), Tag, RandomState>,
     /// Wait budgets, soonest first.
     budgets: BTreeSet<(u64, Place)>,
     /// Virtual time between queues.
@@ -67,6 +69,8 @@ pub(crate) struct Queue {
     now: Tag,
     /// Start tag of the whole queue among queues.
     tag: Tag,
+    /// Orders queues that reached the same tag.
+    number: u64,
     /// Weights of the flows with somebody waiting.
     pub(crate) weight: u64,
     pub(crate) waiting: u32,
@@ -96,7 +100,7 @@ pub(crate) struct Rank {
     pub(crate) level: u8,
     tag: Tag,
     urgency: u8,
-    queue: u32,
+    number: u64,
 }
 
 /// Who joins the line.
@@ -118,6 +122,7 @@ impl Line {
             waiters: Slab::new(),
             queues: Slab::new(),
             index: HashMap::with_hasher(RandomState::default()),
+            emptied: HashMap::with_hasher(RandomState::default()),
             budgets: BTreeSet::new(),
             now: 0,
             count: 0,
@@ -182,43 +187,59 @@ impl Line {
 
     fn queue_for(&mut self, joining: &Joining) -> u32 {
         let level = joining.urgency.level();
-        if let Some(&queue) = self.index.get(&(joining.keys.clone(), level)) {
+        let name = (joining.keys.clone(), level);
+        if let Some(&queue) = self.index.get(&name) {
             return queue;
         }
-        let queue = self.queues.insert(Queue::new(joining.keys.clone(), level, self.now)) as u32;
-        self.index.insert((joining.keys.clone(), level), queue);
+        let tag = self.emptied.remove(&name).map_or(self.now, |tag| tag.max(self.now));
+        let queue = self.queues.insert(Queue::new(joining.keys.clone(), level, tag, self.count)) as u32;
+        self.index.insert(name, queue);
         queue
     }
 
-    /// Puts a waiter at the end of its flow, or at its head.
-    fn link(&mut self, place: Place, at_head: bool) {
+    /// Puts a waiter at the end of its flow, or in front of all that are not older: those returned before it.
+    fn link(&mut self, place: Place, returns: bool) {
         let Waiter { queue, flow, cost, arrived, .. } = self.waiters[place as usize];
+        let behind = if returns { self.first_not_older(queue, flow, arrived) } else { NONE };
         let queue = &mut self.queues[queue as usize];
         let state = &mut queue.flows[flow as usize];
-        let neighbour = if at_head { state.head } else { state.tail };
-        if neighbour == NONE {
-            (state.head, state.tail) = (place, place);
+        let before = self.waiters.get(behind as usize).map_or(state.tail, |behind| behind.before);
+        self.waiters[place as usize].before = before;
+        self.waiters[place as usize].behind = behind;
+        if let Some(before) = self.waiters.get_mut(before as usize) {
+            before.behind = place;
+        } else {
+            state.head = place;
+        }
+        if let Some(second) = self.waiters.get_mut(behind as usize) {
+            second.before = place;
+        } else {
+            state.tail = place;
+        }
+        if state.waiting == 0 {
             state.start = state.start.max(queue.now);
             queue.order.insert((state.start, state.number, flow));
             queue.oldest.insert((arrived, flow));
             queue.weight += u64::from(state.weight);
-        } else if at_head {
-            self.waiters[place as usize].behind = neighbour;
-            let second = &mut self.waiters[neighbour as usize];
-            second.before = place;
-            state.head = place;
-            queue.oldest.remove(&(second.arrived, flow));
+        } else if before == NONE {
+            queue.oldest.remove(&(self.waiters[behind as usize].arrived, flow));
             queue.oldest.insert((arrived, flow));
-        } else {
-            self.waiters[place as usize].before = neighbour;
-            self.waiters[neighbour as usize].behind = place;
-            state.tail = place;
         }
         state.waiting += 1;
         state.backlog = state.backlog.plus(&cost);
         queue.note_cost(&cost);
         queue.waiting += 1;
         queue.backlog = queue.backlog.plus(&cost);
+    }
+
+    fn first_not_older(&self, queue: u32, flow: u32, arrived: u64) -> Place {
+        let mut place = self.queues[queue as usize].flows[flow as usize].head;
+        while let Some(waiter) = self.waiters.get(place as usize)
+            && waiter.arrived < arrived
+        {
+            place = waiter.behind;
+        }
+        place
     }
 
     /// Takes a waiter out of the line. The queue goes when it was the last one.
@@ -236,11 +257,27 @@ impl Line {
         queue.unlink(place, &waiter, next_arrived);
         let keys = queue.keys.clone();
         if queue.waiting == 0 {
-            let level = queue.level;
-            self.queues.remove(waiter.queue as usize);
-            self.index.remove(&(keys.clone(), level));
+            let emptied = self.queues.remove(waiter.queue as usize);
+            self.forget(emptied);
         }
         (waiter, keys)
+    }
+
+    /// Remembers no more of an empty queue than its tag, and that only while it matters.
+    fn forget(&mut self, queue: Queue) {
+        let name = (queue.keys, queue.level);
+        self.index.remove(&name);
+        if self.waiters.is_empty() {
+            self.emptied.clear();
+        } else if queue.tag > self.now {
+            if self.emptied.len() == self.emptied.capacity() {
+                let now = self.now;
+                self.emptied.retain(|_, tag| *tag > now);
+                // Room for as many again, so that this is amortized constant.
+                self.emptied.reserve(self.emptied.len() + 1);
+            }
+            self.emptied.insert(name, queue.tag);
+        }
     }
 
     /// Takes a waiter out of the line because it leaves, and charges its flow `span` of the binding limit.
@@ -250,6 +287,7 @@ impl Line {
         let state = &mut self.queues[queue as usize];
         let start = state.tag.max(self.now);
         self.now = start;
+        state.number = self.count;
         state.tag = start + span / u128::from(state.weight.max(1));
         state.charge(flow, span, self.count);
         self.leave(place)
@@ -260,7 +298,18 @@ impl Line {
         let state = &self.queues[queue as usize];
         let age = state.oldest.first().map_or(0, |&(arrived, _)| now.saturating_sub(arrived));
         let gained = (age / self.ageing).min(u64::from(state.level)) as u8;
-        Rank { level: state.level - gained, tag: state.tag.max(self.now), urgency: state.level, queue }
+        Rank { level: state.level - gained, tag: state.tag.max(self.now), urgency: state.level, number: state.number }
+    }
+
+    /// When age will next change the order of the queues; `u64::MAX` if it does not.
+    pub(crate) fn next_ageing(&self, now: u64) -> u64 {
+        let changes = self.queues.iter().filter_map(|(_, state)| {
+            let arrived = state.oldest.first()?.0;
+            let gained = now.saturating_sub(arrived) / self.ageing;
+            let next = (gained + 1).saturating_mul(self.ageing).saturating_add(arrived);
+            (gained < u64::from(state.level)).then_some(next)
+        });
+        changes.min().unwrap_or(u64::MAX)
     }
 
     /// The queue that is served next.
@@ -297,7 +346,7 @@ impl Line {
 }
 
 impl Queue {
-    fn new(keys: KeySet, level: u8, tag: Tag) -> Self {
+    fn new(keys: KeySet, level: u8, tag: Tag, number: u64) -> Self {
         Self {
             keys,
             level,
@@ -307,6 +356,7 @@ impl Queue {
             oldest: BTreeSet::new(),
             now: 0,
             tag,
+            number,
             weight: 0,
             waiting: 0,
             backlog: Cost::NOTHING,

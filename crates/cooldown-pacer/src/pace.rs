@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 pub(crate) struct Pace {
     /// Units a nanosecond.
     rate: f64,
+    amount: f64,
     burst: f64,
     /// Credit at [`at`](Pace::at); negative while a large or underestimated request is repaid.
     level: f64,
@@ -22,16 +23,23 @@ pub(crate) struct Pace {
 impl Pace {
     /// A full one.
     pub(crate) fn new(amount: u64, period: u64, burst: u64, now: u64) -> Self {
-        let burst = burst as f64;
-        Self { rate: amount as f64 / period as f64, burst, level: burst, at: now, line: BTreeMap::new() }
+        let (amount, burst) = (amount as f64, burst as f64);
+        Self { rate: amount / period as f64, amount, burst, level: burst, at: now, line: BTreeMap::new() }
     }
 
     /// The same credit under another limit.
     pub(crate) fn retune(&mut self, now: u64, amount: u64, period: u64, burst: u64) {
         self.advance(now);
-        self.rate = amount as f64 / period as f64;
+        self.amount = amount as f64;
+        self.rate = self.amount / period as f64;
         self.burst = burst as f64;
         self.level = self.level.min(self.burst);
+    }
+
+    /// Credit as if `used` had left of a full one.
+    pub(crate) fn start_over(&mut self, now: u64, used: u64) {
+        self.advance(now);
+        self.level = self.level.max(self.burst - used as f64);
     }
 
     /// Nanoseconds that `cost` occupies at the limit's own rate.
@@ -44,30 +52,41 @@ impl Pace {
         (cost as f64).min(self.burst)
     }
 
-    /// Somebody starts to wait for `cost`.
+    /// Somebody starts to wait for `cost`. Credit that is due is not cut off by it: a timer may be late.
     pub(crate) fn line_up(&mut self, now: u64, cost: u64) {
-        self.advance(now);
+        if self.largest().is_none_or(|largest| cost > largest) {
+            self.advance(now);
+        }
         *self.line.entry(cost).or_default() += 1;
     }
 
     /// Somebody who waited for `cost` has left the line.
     pub(crate) fn leave_line(&mut self, now: u64, cost: u64) {
-        self.advance(now);
+        let Some(largest) = self.largest() else { return };
         // After a reload that brought this limit, the line is known by its average only.
-        let counted = if self.line.contains_key(&cost) { Some(cost) } else { self.line.keys().next_back().copied() };
-        let Some(counted) = counted else { return };
-        if let Some(count) = self.line.get_mut(&counted) {
-            *count -= 1;
-            if *count == 0 {
-                self.line.remove(&counted);
-                self.level = self.level.min(self.cap_of_growth().max(self.burst));
-            }
+        let counted = if self.line.contains_key(&cost) { cost } else { largest };
+        let Some(count) = self.line.get_mut(&counted) else { return };
+        *count -= 1;
+        if *count > 0 {
+            return;
         }
+        if counted == largest {
+            self.advance(now);
+        }
+        self.line.remove(&counted);
+        if counted == largest {
+            self.level = self.level.min(self.cap_of_growth().max(self.burst));
+        }
+    }
+
+    /// What the largest request that waits costs.
+    fn largest(&self) -> Option<u64> {
+        self.line.keys().next_back().copied()
     }
 
     /// How far credit grows.
     fn cap_of_growth(&self) -> f64 {
-        self.line.keys().next_back().map_or(self.burst, |&largest| largest as f64)
+        self.largest().map_or(self.burst, |largest| (largest as f64).min(self.amount))
     }
 
     fn cap(&self) -> f64 {
@@ -107,11 +126,11 @@ impl Pace {
         self.level -= cost as f64;
     }
 
-    /// The actual cost was another one than the estimate.
+    /// The actual cost was another one than the estimate. What returns to a line returns whole: it was taken from it.
     pub(crate) fn change(&mut self, now: u64, from: u64, to: u64) {
         self.advance(now);
         let changed = self.level + from as f64 - to as f64;
-        self.level = if to < from { changed.min(self.cap()) } else { changed };
+        self.level = if to < from && self.line.is_empty() { changed.min(self.cap()) } else { changed };
     }
 
     /// Whether the credit is all there.

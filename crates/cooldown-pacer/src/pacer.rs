@@ -106,6 +106,7 @@ impl Pacer {
     /// once: a newcomer may pass.
     pub fn admit(&mut self, now: Instant, ask: Ask) -> Admission {
         let now = self.advance(now);
+        let ask = Ask { cost: ask.cost.capped(), ..ask };
         let keys = self.keys.resolve(now, &ask.keys);
         if self.is_clear(now, &keys, &ask.cost) {
             return Admission::Go(self.take(now, now, keys, ask.cost));
@@ -171,6 +172,7 @@ impl Pacer {
     /// A request is over: takes its permit back and corrects what was taken for it.
     pub fn settle(&mut self, now: Instant, permit: Permit, spent: Spent) {
         let now = self.advance(now);
+        let spent = spent.capped();
         let mut freed = false;
         for &index in &permit.keys {
             let state = self.keys.get_mut(index);
@@ -323,12 +325,13 @@ impl Pacer {
 
     /// Whether a newcomer may pass everybody.
     fn can_leave_at_once(&self, now: u64, place: Place) -> bool {
-        let waiter = self.line.waiter(place);
-        let head = self.line.first_queue(now).and_then(|queue| self.line.first_of(queue));
+        let queue = self.line.waiter(place).queue;
+        let rank = self.line.rank(queue, now);
+        let queues = self.line.queues.iter().map(|(queue, _)| queue as u32);
+        let mut ahead = queues.filter(|&other| other == queue || self.line.rank(other, now) < rank);
         self.line.is_first_of_flow(place)
             && self.earliest(place) <= now
-            && head.is_none_or(|head| self.may_pass(now, place, head))
-            && self.line.first_of(waiter.queue).is_none_or(|first| self.may_pass(now, place, first))
+            && ahead.all(|queue| self.line.first_of(queue).is_none_or(|first| self.may_pass(now, place, first)))
     }
 
     /// When a waiter could leave if it were alone.
@@ -338,7 +341,8 @@ impl Pacer {
         keys.iter().map(|&key| self.keys.get(key).earliest(&waiter.cost)).max().unwrap_or(0)
     }
 
-    /// The head of the line if it can leave, else somebody who may pass it, else when to look again.
+    /// The head of the line if it can leave, else somebody who may pass all that are first of their queues before it,
+    /// else when to look again.
     fn choose(&self, now: u64) -> Choice {
         let Some(queue) = self.line.first_queue(now) else { return Choice::Until(u64::MAX) };
         let Some(head) = self.line.first_of(queue) else { return Choice::Until(u64::MAX) };
@@ -347,12 +351,18 @@ impl Pacer {
             return self.go(now, head, earliest);
         }
         let mut next = earliest;
+        let mut ahead = vec![head];
         for place in self.candidates(now, queue) {
             let earliest = self.earliest(place);
             if earliest > now {
                 next = next.min(earliest);
-            } else if self.may_pass(now, place, head) && self.may_pass_own_first(now, place) {
+            } else if ahead.iter().all(|&first| self.may_pass(now, place, first)) {
                 return self.go(now, place, earliest);
+            } else {
+                next = next.min(self.line.next_ageing(now));
+            }
+            if self.line.first_of(self.line.waiter(place).queue) == Some(place) {
+                ahead.push(place);
             }
         }
         Choice::Until(next)
@@ -379,11 +389,6 @@ impl Pacer {
         places
     }
 
-    fn may_pass_own_first(&self, now: u64, place: Place) -> bool {
-        let first = self.line.first_of(self.line.waiter(place).queue);
-        first.is_none_or(|first| first == place || self.may_pass(now, place, first))
-    }
-
     /// The proof of backfilling: with what the passer takes, the other's earliest instant is the same as without.
     fn may_pass(&self, now: u64, passer: Place, other: Place) -> bool {
         if passer == other {
@@ -397,7 +402,7 @@ impl Pacer {
             let both = shared.contains(&key);
             if both { state.earliest_after(now, &other.cost, &passer.cost) } else { state.earliest(&other.cost) }
         });
-        with.max() == without
+        with.max().max(Some(now)) == without.max(Some(now))
     }
 }
 

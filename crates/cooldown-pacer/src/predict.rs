@@ -47,9 +47,10 @@ impl Pacer {
                 Bucket::Rate(bucket) => {
                     // Packing may leave up to half of a window unused.
                     let laps = state.backlog.get(bucket.unit()) * 2 / bucket.rate.amount() + 3;
-                    now.saturating_add(bucket.hold().saturating_mul(laps))
+                    let debt = bucket.pace.span((-bucket.pace.level(now)).max(0.0)) as u64;
+                    now.saturating_add(bucket.hold().saturating_mul(laps)).saturating_add(debt)
                 }
-                Bucket::Slots(_) => u64::MAX,
+                Bucket::Slots(slots) => slot_departure(slots, now, f64::from(state.waiting)),
             })
         });
         bounds.max().unwrap_or(now)
@@ -174,7 +175,7 @@ fn rate_departure(bucket: &RateBucket, now: u64, ahead: u64, own: u64) -> u64 {
 fn departure_in_window(bucket: &RateBucket, now: u64, before: u64, own: u64) -> u64 {
     let within = before + own;
     let credit = bucket.pace.level(now);
-    let mut latest = now + bucket.pace.span((within as f64 - credit).max(0.0)) as u64;
+    let mut latest = now.saturating_add(bucket.pace.span((within as f64 - credit).max(0.0)) as u64);
     let mut free = bucket.rate.amount() as i64 - bucket.window.used() as i64;
     for (release, freed) in bucket.window.releases(bucket.hold()) {
         if free >= within as i64 {

@@ -94,6 +94,40 @@ proptest! {
         prop_assert!(world.waiting().is_empty(), "everybody leaves or hangs up");
     }
 
+    /// R1, R4 for keys of different subjects: each client's own limit and the one that they share hold in every window.
+    #[test]
+    fn the_limits_of_every_client_hold_beside_the_shared_one(
+        shared in any_rate(Unit::Tokens),
+        own in any_rate(Unit::Requests),
+        slots in 1u32..4,
+        clumps in any_workload(),
+        lateness in prop::collection::vec(0u64..20 * MILLI, 1..8),
+    ) {
+        let mut pacer = Pacer::new(no_guard());
+        let whole = pacer.add_limits(vec![shared.into()]);
+        let each = pacer.add_limits(vec![own.into(), Limit::Concurrency(NonZeroU32::new(slots).expect("not zero"))]);
+        let mut requests = requests_of(&clumps, &[Key::whole(whole)]);
+        for request in &mut requests {
+            request.spent = Spent::AsEstimated;
+            request.ask.keys.push(Key { limits: each, subject: request.ask.flow.0 });
+        }
+        let mut world = World::new(pacer, requests);
+        world = world.with_lateness(lateness);
+        world.run();
+        let log = |rate: &Rate, client: Option<u64>| -> Vec<(u64, u64)> {
+            let asked = world.left.iter().map(|&index| (world.left_at(index).expect("it left"), &world.request(index).ask));
+            let counted = asked.filter(|(_, ask)| client.is_none_or(|client| ask.flow.0 == client));
+            counted.map(|(at, ask)| (at, share(rate, &ask.cost))).collect()
+        };
+        let period = |rate: &Rate| rate.period().as_nanos() as u64;
+        prop_assert!(worst_window(&log(&shared, None), period(&shared)) <= shared.amount());
+        for client in 0..4 {
+            prop_assert!(worst_window(&log(&own, Some(client)), period(&own)) <= own.amount(), "client {client}");
+        }
+        prop_assert!(world.waiting().is_empty(), "everybody leaves or hangs up");
+        prop_assert_eq!(world.pacer.keys_in_use(at(world.now + 3600 * SECOND)), 0);
+    }
+
     /// R10: after any workload, every bucket is as if only what was really spent had been sent.
     #[test]
     fn nothing_leaks_whatever_hangs_up_or_is_given_back(
@@ -172,6 +206,44 @@ fn with_work_waiting_99_percent_are_used_although_timers_are_late() {
     world.run_until(100 * SECOND);
     let used = world.left.len() as f64 / (50.0 * 100.0);
     assert!(used >= 0.99, "only {:.2} % used", used * 100.0);
+}
+
+#[test]
+fn with_late_timers_and_arrivals_all_the_time_99_percent_are_used() {
+    let settings = Settings { max_depth: 1_000_000, ..Settings::default() };
+    let (pacer, limits) = pacer_with(settings, &[requests_per(50, 1000).into()]);
+    let requests = (0..40_000).map(|nth| request(nth * 500_000, nth % 32, limits)).collect();
+    let mut world = World::new(pacer, requests).with_lateness(vec![450_000, 300_000, 490_000]);
+    world.run_until(20 * SECOND);
+    let used = world.left.len() as f64 / (50.0 * 20.0);
+    assert!(used >= 0.99, "only {:.2} % used", used * 100.0);
+}
+
+#[test]
+fn a_timer_that_is_late_by_several_departures_makes_up_for_all_of_them() {
+    let settings = Settings { max_depth: 1_000_000, ..Settings::default() };
+    let (pacer, limits) = pacer_with(settings, &[requests_per(5000, 1000).with_burst(1).expect("valid").into()]);
+    let mut world = World::new(pacer, (0..12_000).map(|nth| request(0, nth % 8, limits)).collect());
+    world = world.with_lateness(vec![900_000, 1_400_000, 1_100_000]);
+    world.run_until(2 * SECOND);
+    let used = world.left.len() as f64 / 10_000.0;
+    assert!(used >= 0.99, "only {:.2} % used", used * 100.0);
+}
+
+#[test]
+fn overestimates_that_return_together_are_used_again() {
+    let (pacer, limits) =
+        pacer_with(Settings { max_depth: 1_000_000, ..Settings::default() }, &[tokens_per(1000, 10_000).into()]);
+    let cheap = |nth: u64| Request {
+        takes: SECOND / 2,
+        spent: Spent::Exactly(Cost::ONE_REQUEST.with(Unit::Tokens, 10)),
+        ..with_tokens(request(0, nth % 8, limits), 100)
+    };
+    let mut world = World::new(pacer, (0..20_000).map(cheap).collect());
+    world.run_until(200 * SECOND);
+    let used = world.left.len() as f64 * 10.0 / (1000.0 * 20.0);
+    // 6.9 a second would hold 690 tokens that were spent and 310 that are reserved on top for half a second.
+    assert!(used >= 0.63, "only {:.2} % used", used * 100.0);
 }
 
 #[test]
