@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use cooldown_pacer::{Limit, Unit};
 
-use super::model::{Config, DomainLimits, Keys, Match, Provider, Upstream};
+use super::model::{Config, DomainLimits, Keys, Match, Provider, Route, Upstream};
 
 /// Where the listeners are, as `host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Config {
             None => text.push_str(", admin off\n"),
         }
         for route in &self.routes {
-            let limits = [paced(&route.limits), self.paced_by_domain(&route.rule)].concat();
+            let limits = [paced(&route.limits), self.paced_by_domain(route)].concat();
             describe_upstream(&mut text, &route.name, &route.upstream, &limits);
         }
         self.describe_domains(&mut text);
@@ -69,16 +69,18 @@ impl Config {
     }
 
     /// What the domain asked for adds to the limits of a route.
-    fn paced_by_domain(&self, rule: &Match) -> Vec<String> {
+    fn paced_by_domain(&self, route: &Route) -> Vec<String> {
+        let rule = &route.rule;
+        let default_limits = if route.takes_default_limits() { self.default_limits.as_slice() } else { &[] };
         if !names_hosts(rule) {
-            let by_domain = !self.domain_limits.is_empty() || !self.default_limits.is_empty();
+            let by_domain = !self.domain_limits.is_empty() || !default_limits.is_empty();
             return if by_domain { vec!["by the domain asked for".to_owned()] } else { Vec::new() };
         }
         let (limits, scope) = match self.domain_of(rule) {
-            Some(domain) if domain.per_host => (&domain.limits, for_each_of(rule)),
-            Some(domain) if domain.rule == *rule => (&domain.limits, String::new()),
-            Some(domain) => (&domain.limits, format!(" (one allowance for all of {})", domain.name)),
-            None => (&self.default_limits, for_each_of(rule)),
+            Some(domain) if domain.per_host => (domain.limits.as_slice(), for_each_of(rule)),
+            Some(domain) if domain.rule == *rule => (domain.limits.as_slice(), String::new()),
+            Some(domain) => (domain.limits.as_slice(), format!(" (one allowance for all of {})", domain.name)),
+            None => (default_limits, for_each_of(rule)),
         };
         paced(limits).into_iter().map(|limit| limit + &scope).collect()
     }
@@ -92,7 +94,7 @@ impl Config {
             let scope = if domain.per_host { for_each_of(&domain.rule) } else { String::new() };
             let _ = writeln!(text, "  domain {}: {}{scope}", domain.name, paced(&domain.limits).join("; "));
         }
-        if !self.default_limits.is_empty() && self.routes.iter().any(|route| !names_hosts(&route.rule)) {
+        if !self.default_limits.is_empty() && self.routes.iter().any(has_other_domains) {
             let _ = writeln!(text, "  any other domain: {} (for each)", paced(&self.default_limits).join("; "));
         }
     }
@@ -118,6 +120,10 @@ fn describe_upstream(text: &mut String, name: &str, upstream: &Upstream, limits:
 
 fn paced(limits: &[Limit]) -> Vec<String> {
     limits.iter().map(ToString::to_string).collect()
+}
+
+fn has_other_domains(route: &Route) -> bool {
+    !names_hosts(&route.rule) && route.takes_default_limits()
 }
 
 fn names_hosts(rule: &Match) -> bool {

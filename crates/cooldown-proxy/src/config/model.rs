@@ -68,6 +68,13 @@ pub struct Route {
     pub limits: Vec<Limit>,
 }
 
+impl Route {
+    /// Whether the limits of domains without an entry hold for it: a route that states a rate of its own needs none.
+    pub fn takes_default_limits(&self) -> bool {
+        !self.limits.iter().any(|limit| matches!(limit, Limit::Rate(_)))
+    }
+}
+
 /// What a route matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {

@@ -464,7 +464,7 @@ clients: {alice: {limits: {concurrency: 4}}}
     );
     insta::assert_snapshot!(config.describe(&config.addresses()), @r#"
     listening on http://[::1]:8080, admin on http://localhost:9900
-      api.groq.com → https://api.groq.com: 30 requests a minute: 3 at once, then one every 2 s; 1 request a second: 1 at once, then one every 1 s
+      api.groq.com → https://api.groq.com: 30 requests a minute: 3 at once, then one every 2 s
       a.example.com → https://a.example.com: 5 requests a second: 5 at once, then one every 200 ms (one allowance for all of *.example.com)
       *.example.com → http://backend:8000/base: 5 requests a second: 5 at once, then one every 200 ms
       other.org → https://other.org: 1 request a second: 1 at once, then one every 1 s

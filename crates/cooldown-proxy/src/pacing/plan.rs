@@ -91,9 +91,9 @@ impl Plan {
         if config.default_limits.is_empty() {
             return;
         }
-        for (route, rule) in rules(config) {
-            if matches!(rule, Some(Match::Path(_) | Match::Any)) {
-                self.join(Node::Route(route), Node::SharedDefault);
+        for (index, route) in config.routes.iter().enumerate() {
+            if matches!(route.rule, Match::Path(_) | Match::Any) && route.takes_default_limits() {
+                self.join(Node::Route(index), Node::SharedDefault);
             }
         }
     }
@@ -182,7 +182,7 @@ impl Plan {
         for (index, route) in config.routes.iter().enumerate() {
             let part = &mut parts[self.part(Node::Route(index))];
             let own = part.add_named(&route.limits, Scope::Upstream, &route.name);
-            let default = part.default(&config.default_limits);
+            let default = if route.takes_default_limits() { part.default(&config.default_limits) } else { None };
             all.push(RouteLimits { line: None, own: own.map(|limits| (limits, Counted::Together)), default });
         }
         for provider in &config.providers {
