@@ -3,9 +3,11 @@
 pub mod body;
 mod budget;
 mod caller;
+mod compact;
 mod error;
 mod forward;
 mod headers;
+mod outgoing;
 mod readahead;
 mod record;
 pub mod route;

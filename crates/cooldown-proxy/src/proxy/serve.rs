@@ -5,7 +5,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use http::header::{CONNECTION, HOST};
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -15,42 +15,57 @@ use super::body::{Relayed, ResponseBody};
 use super::error::ProxyError;
 use super::forward::{Answer, forward};
 use super::headers::Peer;
+use super::outgoing::Outgoing;
 use super::record::Record;
 use super::tunnel;
 use super::worker::{InFlight, Worker};
 
 /// Answers one request. `ambiguous` says that its head could be read in two ways, which only its raw bytes show.
-pub async fn serve(
+///
+/// What can be done without waiting is done before there is a future, so that what waits is small.
+pub fn serve(
     worker: &Rc<Worker>,
     peer: &Peer,
     ambiguous: bool,
     request: Request<Incoming>,
-) -> Response<ResponseBody> {
+) -> impl Future<Output = Response<ResponseBody>> + use<> {
     let in_flight = worker.begin();
     let mut record = begin_record(worker, &request);
-    let answer = if ambiguous {
+    let prepared = if ambiguous {
         Err(ProxyError::InvalidRequest("its length is stated more than once"))
     } else if worker.is_draining() {
         Err(ProxyError::ShuttingDown)
     } else {
-        let mut story = pin!(forward(worker, peer, request, &mut record));
-        let caught = std::future::poll_fn(|cx| {
-            // What a panic leaves behind is dropped with the future; nothing else sees it.
-            match catch_unwind(AssertUnwindSafe(|| story.as_mut().poll(cx))) {
-                Ok(polled) => polled,
-                Err(panic) => Poll::Ready(Err(internal(worker, &*panic))),
+        unpanicked(worker, || Outgoing::prepare(worker, peer, request, &mut record)).and_then(|prepared| prepared)
+    };
+    let worker = Rc::clone(worker);
+    async move {
+        let answer = match prepared {
+            Ok(outgoing) => {
+                let mut story = pin!(forward(&worker, outgoing, &mut record));
+                let poll = |cx: &mut Context<'_>| match unpanicked(&worker, || story.as_mut().poll(cx)) {
+                    Ok(polled) => polled,
+                    Err(error) => Poll::Ready(Err(error)),
+                };
+                std::future::poll_fn(poll).await
             }
-        });
-        caught.await
-    };
-    let mut response = match answer {
-        Ok(answer) => relay(worker, answer, record, in_flight),
-        Err(error) => refuse(worker, error, record),
-    };
-    if worker.is_draining() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            Err(error) => Err(error),
+        };
+        let mut response = match answer {
+            Ok(answer) => relay(&worker, answer, record, in_flight),
+            Err(error) => refuse(&worker, error, record),
+        };
+        if worker.is_draining() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
-    response
+}
+
+/// Runs a step of a request; a panic in it fails that request alone. What it leaves behind is dropped with the request,
+/// and nothing else sees it.
+fn unpanicked<R>(worker: &Worker, step: impl FnOnce() -> R) -> Result<R, ProxyError> {
+    catch_unwind(AssertUnwindSafe(step)).map_err(|panic| internal(worker, &*panic))
 }
 
 fn begin_record(worker: &Worker, request: &Request<Incoming>) -> Record {

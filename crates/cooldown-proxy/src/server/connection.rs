@@ -51,11 +51,10 @@ impl Http {
     ) {
         let _open = connections.opened();
         let (stream, ambiguous) = Watched::new(stream);
-        let peer = Rc::new(Peer::new(address));
+        let peer = Peer::new(address);
         let service = service_fn(move |request| {
-            let (worker, peer) = (Rc::clone(&worker), Rc::clone(&peer));
-            let ambiguous = ambiguous.load(Relaxed);
-            async move { Ok::<_, Infallible>(proxy::serve(&worker, &peer, ambiguous, request).await) }
+            let response = proxy::serve(&worker, &peer, ambiguous.load(Relaxed), request);
+            async { Ok::<_, Infallible>(response.await) }
         });
         let mut connection = pin!(self.0.serve_connection(TokioIo::new(stream), service).with_upgrades());
         let mut closing = pin!(connections.closing());

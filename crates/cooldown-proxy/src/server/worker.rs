@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::runtime;
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::Http;
@@ -58,7 +57,7 @@ impl WorkerThread {
     /// Starts a worker on these listeners.
     ///
     /// # Errors
-    /// When the system gives no thread or no event queue.
+    /// When the system gives no thread.
     pub fn start(
         index: usize,
         workers: usize,
@@ -67,16 +66,15 @@ impl WorkerThread {
         header_timeout: Duration,
         phase: watch::Receiver<Phase>,
     ) -> io::Result<Self> {
-        let runtime =
-            runtime::Builder::new_current_thread().enable_all().max_blocking_threads(LOOK_UP_THREADS).build()?;
         let (end, ended) = oneshot::channel();
         let run = move || {
-            let worker = Rc::new(Worker::new(site, workers));
-            let local = LocalSet::new();
-            let served = local.block_on(&runtime, serve(worker, listeners, Http::new(header_timeout), phase));
-            // What is still open after the deadline ends with the tasks.
-            drop(local);
-            runtime.shutdown_background();
+            let served = runtime().and_then(|runtime| {
+                let worker = Rc::new(Worker::new(site, workers));
+                let served = runtime.block_on(serve(worker, listeners, Http::new(header_timeout), phase));
+                // What is still open after the deadline ends with its tasks.
+                runtime.shutdown_background();
+                served
+            });
             match served {
                 Ok(()) => drop(end.send(())),
                 Err(error) => tracing::error!(%error, "a worker cannot serve"),
@@ -85,6 +83,12 @@ impl WorkerThread {
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
         Ok(Self { ended, thread })
     }
+}
+
+/// A runtime whose tasks never leave its thread.
+fn runtime() -> io::Result<LocalRuntime> {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().max_blocking_threads(LOOK_UP_THREADS).build_local(LocalOptions::default())
 }
 
 /// Serves until told to drain, then drains.
