@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::sync::oneshot;
@@ -21,16 +20,15 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    /// Starts one as `cooldown-proxy --upstream … --limit …` does, but on any free port, without the admin listener.
+    /// Starts one with `sections`, the YAML of everything but `server`, `admin` and `log`: on any free port, without the
+    /// admin listener.
     ///
     /// # Errors
-    /// When the flags are wrong or no port can be listened on.
-    pub fn start(upstream: &str, limit: &str) -> anyhow::Result<Self> {
-        let mut config = config::from_flags(upstream, &[limit.to_owned()]).map_err(|faults| anyhow!("{faults}"))?;
-        config.server.host = "127.0.0.1".to_owned();
-        config.server.port = 0;
-        config.server.drain_timeout = Duration::ZERO;
-        config.admin = None;
+    /// When the configuration is faulty, or no port can be listened on.
+    pub fn start(sections: &str) -> anyhow::Result<Self> {
+        let server = "server: {host: 127.0.0.1, port: 0, drain_timeout: 100ms}\nadmin: off\n";
+        let config =
+            config::parse("demo", &format!("{server}{sections}"), &|_| None).map_err(|faults| anyhow!("{faults}"))?;
         Self::start_with(&config)
     }
 

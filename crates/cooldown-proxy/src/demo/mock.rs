@@ -1,13 +1,9 @@
 //! A mock provider that is as strict as real ones: a short completion for each request, 429 on any breach.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,13 +11,16 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use super::stamped::{BEGINS_WITHIN, Stamped, stamp_arrivals};
 use super::strict::{Rule, Strict, Verdict};
+
+/// When connections cannot be accepted, for lack of descriptors say, trying again at once does not help.
+const PAUSE_AFTER_AN_ERROR: Duration = Duration::from_millis(50);
 
 /// A running provider on a port of its own. It runs on one thread, so that nothing delays its clock, and stops when it
 /// is dropped.
@@ -33,12 +32,6 @@ pub struct MockProvider {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A connection that remembers when the first byte of the request under way was read.
-struct Stamped {
-    io: TokioIo<TcpStream>,
-    arrival: Rc<Cell<Option<Instant>>>,
-}
-
 impl MockProvider {
     /// Starts one that enforces `rule` for each `authorization` by itself and takes `latency` for every answer but a
     /// refusal.
@@ -48,6 +41,7 @@ impl MockProvider {
     pub fn start(rule: Rule, latency: Duration) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
+        stamp_arrivals(&listener)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let strict = Arc::new(Strict::new(rule));
@@ -61,6 +55,7 @@ impl MockProvider {
                 }
             });
         })?;
+        std::thread::sleep(BEGINS_WITHIN);
         Ok(Self { address, strict, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -88,24 +83,26 @@ impl Drop for MockProvider {
 async fn serve(listener: std::net::TcpListener, strict: Arc<Strict>, latency: Duration) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        stream.set_nodelay(true)?;
-        let arrival = Rc::new(Cell::new(None));
-        let io = Stamped { io: TokioIo::new(stream), arrival: Rc::clone(&arrival) };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(PAUSE_AFTER_AN_ERROR).await;
+            continue;
+        };
+        // It fails only for a client that has left already.
+        let _ = stream.set_nodelay(true);
+        let (io, arrival) = Stamped::new(stream);
         let strict = Arc::clone(&strict);
         tokio::task::spawn_local(async move {
             let answer = service_fn(|request| {
-                let (arrival, strict) = (Rc::clone(&arrival), Arc::clone(&strict));
+                let (arrival, strict) = (arrival.clone(), Arc::clone(&strict));
                 async move {
-                    let arrived = arrival.get().unwrap_or_else(Instant::now);
-                    let response = answer(&strict, request, arrived, latency).await;
+                    let response = answer(&strict, request, arrival.get(), latency).await;
                     // Reads of this request's body end here; the next read begins the next request.
-                    arrival.set(None);
+                    arrival.forget();
                     Ok::<_, Infallible>(response)
                 }
             });
             // A client that leaves in the middle is no fault of the provider's.
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, answer).await;
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), answer).await;
         });
     }
 }
@@ -173,28 +170,4 @@ fn json(status: StatusCode, rule: Rule, left: u32, body: &serde_json::Value) -> 
     headers.insert("x-ratelimit-limit-requests", rule.amount.get().into());
     headers.insert("x-ratelimit-remaining-requests", left.into());
     response
-}
-
-impl Read for Stamped {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
-        if read.is_ready() && self.arrival.get().is_none() {
-            self.arrival.set(Some(Instant::now()));
-        }
-        read
-    }
-}
-
-impl Write for Stamped {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }

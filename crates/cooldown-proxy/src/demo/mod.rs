@@ -5,6 +5,7 @@ mod crowd;
 pub mod in_process;
 pub mod mock;
 mod screen;
+mod stamped;
 pub mod strict;
 mod tally;
 
@@ -85,10 +86,11 @@ fn run_direct(span: Duration, screen: &mut Screen) -> anyhow::Result<Figures> {
 
 fn run_paced(span: Duration, screen: &mut Screen) -> anyhow::Result<Figures> {
     let provider = MockProvider::start(rule(), LATENCY)?;
-    let upstream = format!("http://{}", provider.address());
-    let limit = format!("{AMOUNT}/s");
-    screen.say(&format!("  $ cooldown-proxy --upstream {upstream} --limit {limit}"));
-    let proxy = InProcess::start(&upstream, &limit)?;
+    let sections =
+        format!("routes: {{\"*\": {{upstream: \"http://{}\", limits: {{requests: {AMOUNT}/s}}}}}}", provider.address());
+    screen.say("  The proxy's configuration:");
+    screen.say(&format!("    {sections}"));
+    let proxy = InProcess::start(&sections)?;
     watch("paced", proxy.address(), &provider, span, screen)
 }
 

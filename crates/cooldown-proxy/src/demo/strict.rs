@@ -47,7 +47,8 @@ pub enum Verdict {
 
 /// Enforces one [`Rule`] for each key by itself. Shared between threads.
 ///
-/// The caller gives the arrival; arrivals that are told out of order are taken as simultaneous with the latest.
+/// The caller gives the arrival. Those that are told late, after later ones, still count for the window in which they
+/// arrived; a token bucket takes them as simultaneous with the latest.
 #[derive(Debug)]
 pub struct Strict {
     rule: Rule,
@@ -59,17 +60,11 @@ pub struct Strict {
 
 /// What is remembered of one key. Times are microseconds since the limiter's origin.
 #[derive(Debug)]
-struct State {
-    latest: u64,
-    seen: Seen,
-}
-
-#[derive(Debug)]
-enum Seen {
-    /// When each request of the trailing period was accepted.
+enum State {
+    /// When each request of the last two periods was accepted, in order.
     Log(VecDeque<u64>),
-    /// The current window's start, and what it accepted.
-    Window { start: u64, count: u32 },
+    /// When the first request came, and what was accepted in the latest window and in the one before it.
+    Windows { first: u64, latest: u64, count: u32, before: u32 },
     /// The level, where one request weighs as much as the period has microseconds: so it stays a whole number.
     Level { level: u128, at: u64 },
 }
@@ -119,58 +114,61 @@ impl Strict {
 
 impl State {
     fn new(rule: Rule, now: u64) -> Self {
-        let seen = match rule.counting {
-            Counting::SlidingWindow => Seen::Log(VecDeque::new()),
-            Counting::FixedWindow => Seen::Window { start: now, count: 0 },
-            Counting::TokenBucket(size) => Seen::Level { level: full(rule, size), at: now },
-        };
-        Self { latest: now, seen }
+        match rule.counting {
+            Counting::SlidingWindow => Self::Log(VecDeque::new()),
+            Counting::FixedWindow => Self::Windows { first: now, latest: 0, count: 0, before: 0 },
+            Counting::TokenBucket(size) => Self::Level { level: full(rule, size), at: now },
+        }
     }
 
     fn judge(&mut self, rule: Rule, arrival: u64) -> Verdict {
-        let now = arrival.max(self.latest);
-        self.latest = now;
         let period = period(rule);
         let amount = rule.amount.get();
-        match &mut self.seen {
-            Seen::Log(log) => slide(log, now, amount, period),
-            Seen::Window { start, count } => fill(start, count, now, amount, period),
-            Seen::Level { level, at } => {
+        match self {
+            Self::Log(log) => slide(log, arrival, amount as usize, period),
+            Self::Windows { first, latest, count, before } => {
+                let passed = arrival.saturating_sub(*first);
+                let window = passed / period;
+                if window > *latest {
+                    *before = if window == *latest + 1 { *count } else { 0 };
+                    (*latest, *count) = (window, 0);
+                }
+                fill(if window < *latest { before } else { count }, amount, period - passed % period)
+            }
+            Self::Level { level, at } => {
                 let size = if let Counting::TokenBucket(size) = rule.counting { size } else { rule.amount };
-                let refilled = u128::from(now - *at) * u128::from(amount);
+                let refilled = u128::from(arrival.saturating_sub(*at)) * u128::from(amount);
                 *level = level.saturating_add(refilled).min(full(rule, size));
-                *at = now;
+                *at = arrival.max(*at);
                 draw(level, amount, period)
             }
         }
     }
 }
 
-/// Sliding window: accepted requests stay in the log until they are a whole period old.
-fn slide(log: &mut VecDeque<u64>, now: u64, amount: u32, period: u64) -> Verdict {
-    while log.front().is_some_and(|&at| now - at >= period) {
+/// Sliding window: of any `amount` + 1 accepted requests that follow each other, the last comes at least a period after
+/// the first.
+fn slide(log: &mut VecDeque<u64>, arrival: u64, amount: usize, period: u64) -> Verdict {
+    while log.front().is_some_and(|&at| arrival.saturating_sub(at) >= 2 * period) {
         log.pop_front();
     }
-    match log.front() {
-        Some(&oldest) if log.len() >= amount as usize => {
-            Verdict::Over { retry_after: Duration::from_micros(oldest + period - now) }
-        }
-        _ => {
-            log.push_back(now);
-            Verdict::Within { left: amount - log.len() as u32 }
-        }
+    let place = log.partition_point(|&at| at <= arrival);
+    log.insert(place, arrival);
+    let first_checked = place.saturating_sub(amount);
+    let last_checked = (place + 1).min(log.len().saturating_sub(amount));
+    if (first_checked..last_checked).any(|first| log[first + amount] - log[first] < period) {
+        log.remove(place);
+        let oldest = log[log.len() - amount];
+        return Verdict::Over { retry_after: Duration::from_micros((oldest + period).saturating_sub(arrival)) };
     }
+    let trailing = log.iter().rev().take_while(|&&at| arrival.saturating_sub(at) < period).count();
+    Verdict::Within { left: u32::try_from(amount.saturating_sub(trailing)).unwrap_or(u32::MAX) }
 }
 
-/// Fixed window: windows follow each other without a gap from the first request on.
-fn fill(start: &mut u64, count: &mut u32, now: u64, amount: u32, period: u64) -> Verdict {
-    let passed = (now - *start) / period;
-    if passed > 0 {
-        *start += passed * period;
-        *count = 0;
-    }
+/// Fixed window: `rest` of it is left.
+fn fill(count: &mut u32, amount: u32, rest: u64) -> Verdict {
     if *count >= amount {
-        return Verdict::Over { retry_after: Duration::from_micros(*start + period - now) };
+        return Verdict::Over { retry_after: Duration::from_micros(rest) };
     }
     *count += 1;
     Verdict::Within { left: amount - *count }
@@ -275,10 +273,24 @@ mod tests {
     }
 
     #[test]
-    fn arrivals_told_out_of_order_do_not_open_a_gap() {
-        let strict = strict(Counting::SlidingWindow, 1);
-        assert!(accepts(&strict, SECOND));
-        assert!(!accepts(&strict, SECOND / 2), "an earlier arrival is taken as simultaneous");
+    fn an_arrival_that_is_told_late_counts_where_it_belongs() {
+        let sliding = strict(Counting::SlidingWindow, 2);
+        assert!(accepts(&sliding, SECOND));
+        assert!(accepts(&sliding, SECOND / 2), "told late, but there was room");
+        assert!(!accepts(&sliding, SECOND * 3 / 4), "it would be the third within a second");
+        assert!(accepts(&sliding, SECOND * 3 / 2), "the one that was told late leaves the window in its own time");
+
+        let fixed = strict(Counting::FixedWindow, 2);
+        assert!(accepts(&fixed, Duration::ZERO));
+        assert!(accepts(&fixed, SECOND));
+        assert!(accepts(&fixed, SECOND - MICROSECOND), "the window before had room for one more");
+        assert!(!accepts(&fixed, SECOND - MICROSECOND));
+        assert!(accepts(&fixed, SECOND));
+        assert!(!accepts(&fixed, SECOND));
+
+        let bucket = strict(Counting::TokenBucket(NonZeroU32::MIN), 1);
+        assert!(accepts(&bucket, SECOND));
+        assert!(!accepts(&bucket, SECOND / 2));
     }
 
     #[test]
@@ -287,7 +299,11 @@ mod tests {
         let at = strict.origin + SECOND;
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..50).for_each(|_| drop(strict.judge("key", at))));
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        strict.judge("key", at);
+                    }
+                });
             }
         });
         assert_eq!((strict.accepted(), strict.breaches()), (50, 150));

@@ -271,3 +271,95 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cooldown_pacer::{Flow, Limit, Rate, Settings, Unit};
+
+    use super::super::alarm::AlarmThread;
+    use super::*;
+
+    /// A line with this limit, and what keeps its alarm running.
+    fn line(limit: Limit) -> (Arc<Line>, Key, AlarmThread) {
+        let mut pacer = Pacer::new(Settings::default());
+        let key = Key::whole(pacer.add_limits(vec![limit]));
+        let (clock, alarm) = (Clock::start(), Arc::new(Alarm::new(1)));
+        let line = Arc::new(Line::new(pacer, clock, Arc::clone(&alarm), 0));
+        let thread = AlarmThread::start(alarm, vec![Arc::clone(&line)], clock).expect("a thread");
+        (line, key, thread)
+    }
+
+    fn every(millis: u64) -> Limit {
+        Rate::new(Unit::Requests, 1, Duration::from_millis(millis)).expect("a rate").into()
+    }
+
+    fn permit(line: &Arc<Line>, key: Key) -> Permit {
+        match line.admit(Ask::new(Flow(1), [key])) {
+            Admission::Go(permit) => permit,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn place(line: &Arc<Line>, key: Key) -> Place {
+        match line.admit(Ask::new(Flow(1), [key])) {
+            Admission::Wait(place) => place,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_waiter_leaves_at_its_instant_without_anybody_asking() {
+        let (line, key, _alarm) = line(every(100));
+        let mut first = permit(&line, key);
+        first.sent(false);
+        let began = std::time::Instant::now();
+        let outcome = place(&line, key).await;
+        assert!(matches!(outcome, Outcome::Go(_)));
+        assert!(began.elapsed() >= Duration::from_millis(99), "not before the window has passed");
+        assert_eq!(line.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_permit_that_was_not_used_lets_the_next_one_go_at_once() {
+        let (line, key, _alarm) = line(every(60_000));
+        let unused = permit(&line, key);
+        let waiter = place(&line, key);
+        drop(unused);
+        assert!(matches!(waiter.await, Outcome::Go(_)), "what was not sent is not counted");
+    }
+
+    #[tokio::test]
+    async fn a_dropped_place_is_not_waited_for() {
+        let (line, key, _alarm) = line(Limit::Concurrency(std::num::NonZeroU32::MIN));
+        let first = permit(&line, key);
+        let ghost = place(&line, key);
+        let waiter = place(&line, key);
+        drop(ghost);
+        assert_eq!(line.waiting(), 1);
+        drop(first);
+        assert!(matches!(waiter.await, Outcome::Go(_)));
+    }
+
+    #[test]
+    fn a_permit_for_somebody_who_left_goes_on_to_the_next() {
+        let (line, key, _alarm) = line(Limit::Concurrency(std::num::NonZeroU32::MIN));
+        let first = permit(&line, key);
+        let (granted, waiter) = (place(&line, key), place(&line, key));
+        drop(first);
+        // The permit lies in the first place, unread, when that is dropped.
+        drop(granted);
+        let mut outcome = waiter;
+        assert!(matches!(outcome.outcome.try_recv(), Ok(Outcome::Go(_))));
+        outcome.over = true;
+    }
+
+    #[tokio::test]
+    async fn at_the_end_those_who_would_leave_too_late_are_sent_away() {
+        let (line, key, _alarm) = line(every(60_000));
+        permit(&line, key).sent(false);
+        let waiter = place(&line, key);
+        line.shut_down(line.clock.now().after(Duration::from_secs(1)));
+        assert!(matches!(waiter.await, Outcome::ShutDown));
+        assert_eq!(line.waiting(), 0);
+    }
+}

@@ -77,7 +77,8 @@ pub(super) async fn forward(
     let upgrade = wanted_upgrade(&mut head);
     rewrite(&mut head, route, matched, peer, &caller, upgrade.is_some())?;
 
-    let mut request = Request::from_parts(head, RequestBody::new(incoming, site.idle_timeout));
+    // Boxed, since it is handed on several times and what waits should be small.
+    let mut request = Box::new(Request::from_parts(head, RequestBody::new(incoming, site.idle_timeout)));
     let pool = worker.pool(matched.route);
     let keys = asked.as_ref().map(|asked| (Arc::clone(&asked.line), asked.keys.clone()));
     let mut turn = pace(worker, pool, asked, &mut request, record).await?;
@@ -224,7 +225,7 @@ async fn wait(
 async fn send(
     turn: &mut Turn,
     pool: &Rc<Pool>,
-    mut request: Request<RequestBody>,
+    mut request: Box<Request<RequestBody>>,
     route: &Route,
     record: &mut Record,
 ) -> Result<Response<Incoming>, ProxyError> {
@@ -240,9 +241,9 @@ async fn send(
             }
             Err(ExchangeError::Unsent(unsent)) => {
                 turn.permit.unsent();
-                turn.lease = pool.fresh().await.map_err(ProxyError::Unreachable)?;
+                turn.lease = Box::pin(pool.fresh()).await.map_err(ProxyError::Unreachable)?;
                 turn.late = true;
-                request = *unsent;
+                request = unsent;
             }
             Err(ExchangeError::Timeout) => return Err(ProxyError::UpstreamTimeout(timeout)),
             Err(ExchangeError::Failed(error)) => {

@@ -222,7 +222,7 @@ mod tests {
         let whole = Scanner::default().follow(bytes.as_bytes());
         for size in [1, 2, 3, 7, 50] {
             let mut scanner = Scanner::default();
-            let pieces = bytes.as_bytes().chunks(size).fold(true, |fine, piece| scanner.follow(piece) && fine);
+            let pieces = bytes.as_bytes().chunks(size).all(|piece| scanner.follow(piece));
             assert_eq!(pieces, whole, "in pieces of {size}: {bytes:?}");
         }
         whole

@@ -83,11 +83,11 @@ impl Connection {
     /// When no response head comes.
     pub async fn exchange(
         &mut self,
-        request: Request<RequestBody>,
+        request: Box<Request<RequestBody>>,
         deadline: Instant,
     ) -> Result<Response<Incoming>, ExchangeError> {
         let reused = std::mem::replace(&mut self.reused, true);
-        let mut answer = pin!(self.sender.try_send_request(request));
+        let mut answer = pin!(self.sender.try_send_request(*request));
         let head = std::future::poll_fn(|cx| {
             if !self.over && self.driver.poll_without_shutdown(cx).is_ready() {
                 self.over = true;

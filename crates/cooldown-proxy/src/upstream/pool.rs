@@ -92,10 +92,15 @@ impl Pool {
     /// # Errors
     /// When none can be made.
     pub async fn connection(self: &Rc<Self>) -> Result<Lease, ConnectError> {
+        match self.idle() {
+            Some(lease) => Ok(lease),
+            // Boxed, so that a request only carries the state of a handshake while there is one.
+            None => Box::pin(self.made()).await,
+        }
+    }
+
+    async fn made(self: &Rc<Self>) -> Result<Lease, ConnectError> {
         loop {
-            if let Some(lease) = self.idle() {
-                return Ok(lease);
-            }
             if self.connecting.get() < MAX_CONNECTING {
                 return self.fresh().await;
             }
@@ -103,6 +108,9 @@ impl Pool {
                 Offer::Use(connection) => return Ok(self.lease(connection)),
                 Offer::Fail(error) => return Err(error),
                 Offer::Connect => {}
+            }
+            if let Some(lease) = self.idle() {
+                return Ok(lease);
             }
         }
     }

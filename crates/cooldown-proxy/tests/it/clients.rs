@@ -58,7 +58,7 @@ async fn everybody_else_is_refused(#[case] fields: &[(&str, &str)]) {
 
 #[tokio::test]
 async fn a_clients_own_limit_holds_for_it_alone() {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy = guarded(&upstream);
     let bob = &[("authorization", "Bearer bob-secret")];

@@ -4,11 +4,15 @@ use tempfile::TempDir;
 
 use crate::support::{command, timed};
 
-#[test]
-fn the_demo_ends_by_itself_with_a_table_and_the_exit_code_0() {
-    let _timed = timed();
-    let folder = TempDir::new().expect("a folder");
-    let finished = command(&folder, &["demo", "--seconds", "4"]);
+#[tokio::test]
+async fn the_demo_ends_by_itself_with_a_table_and_the_exit_code_0() {
+    let _timed = timed().await;
+    let finished = tokio::task::spawn_blocking(|| {
+        let folder = TempDir::new().expect("a folder");
+        command(&folder, &["demo", "--seconds", "4"])
+    })
+    .await
+    .expect("no panic");
     let out = &finished.stdout;
     assert_eq!(finished.status.code(), Some(0), "{out}\n{}", finished.stderr);
     assert!(!out.contains('\x1b'), "a pipe gets plain lines:\n{out}");

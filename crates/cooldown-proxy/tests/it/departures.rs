@@ -30,7 +30,7 @@ async fn at_once(proxy: SocketAddr, count: usize) -> Vec<Answer> {
 
 #[tokio::test]
 async fn of_25_at_once_ten_leave_at_once_and_each_later_one_at_its_own_instant() {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy = paced(&upstream, "requests: 10/s");
     let answers = at_once(proxy.address(), 25).await;
@@ -52,7 +52,7 @@ async fn of_25_at_once_ten_leave_at_once_and_each_later_one_at_its_own_instant()
 
 #[tokio::test]
 async fn a_request_that_need_not_wait_does_not_wait() {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy = paced(&upstream, "requests: 10/s");
     let began = Instant::now();
@@ -63,7 +63,7 @@ async fn a_request_that_need_not_wait_does_not_wait() {
 
 #[tokio::test]
 async fn a_thousand_requests_fifty_at_a_time_all_succeed() {
-    let _loud = loud();
+    let _loud = loud().await;
     let upstream = Upstream::start(|_| async {
         sleep(Duration::from_millis(10)).await;
         hyper::Response::new(text("done"))
@@ -87,7 +87,7 @@ async fn a_thousand_requests_fifty_at_a_time_all_succeed() {
 
 #[tokio::test]
 async fn the_next_request_does_not_wait_for_the_ghosts_of_forty_that_hung_up() {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy = paced(&upstream, "requests: 2/s");
     at_once(proxy.address(), 2).await;

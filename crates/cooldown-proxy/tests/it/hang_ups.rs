@@ -52,7 +52,7 @@ async fn a_client_that_leaves_before_the_response_ends_it_at_the_upstream() {
 
 #[tokio::test]
 async fn a_waiting_client_is_missed_even_with_an_unread_body() {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy = Proxy::start(&format!(
         "routes: {{\"*\": {{upstream: \"{}\", limits: {{requests: 1/s}}}}}}\nqueue: {{max_depth: 1}}",

@@ -18,7 +18,7 @@ async fn waits(proxy: SocketAddr, host: &str) -> bool {
 
 #[tokio::test]
 async fn domains_without_an_entry_have_a_bucket_each() {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy = Proxy::start(&format!(
         "routes: {{\"*\": \"{}\"}}\ndefault_rate_limit: {{requests_per_second: 1}}",
@@ -31,7 +31,7 @@ async fn domains_without_an_entry_have_a_bucket_each() {
 
 #[tokio::test]
 async fn a_wildcard_entry_is_one_bucket_unless_it_is_per_host() {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy = Proxy::start(&format!(
         "routes: {{\"*\": \"{}\"}}\n\
@@ -49,7 +49,7 @@ async fn a_wildcard_entry_is_one_bucket_unless_it_is_per_host() {
 
 #[tokio::test]
 async fn a_request_leaves_only_when_its_route_and_its_domain_both_have_room() {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy = Proxy::start(&format!(
         "routes: {{\"*\": {{upstream: \"{}\", limits: {{requests: 3/s}}}}}}\n\
@@ -97,7 +97,7 @@ fn paths(upstream: &Upstream) -> Vec<String> {
 
 #[tokio::test]
 async fn a_more_urgent_request_overtakes() {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy =
         Proxy::start(&format!("routes: {{\"*\": {{upstream: \"{}\", limits: {{requests: 2/s}}}}}}", upstream.url()));
@@ -116,7 +116,7 @@ async fn a_more_urgent_request_overtakes() {
 
 #[tokio::test]
 async fn clients_take_turns_whatever_they_have_waiting() {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy =
         Proxy::start(&format!("routes: {{\"*\": {{upstream: \"{}\", limits: {{requests: 5/s}}}}}}", upstream.url()));

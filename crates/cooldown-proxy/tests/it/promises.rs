@@ -85,7 +85,7 @@ fn assert_kept(run: &Run, least_used: f64) {
 
 #[tokio::test]
 async fn a_greedy_crowd_uses_a_sliding_window_fully_fairly_and_without_a_429() {
-    let _timed = timed();
+    let _timed = timed().await;
     let run = crowd(Counting::SlidingWindow, SHORT_SECOND, Duration::from_secs(10)).await;
     assert_kept(&run, 0.99);
     let index = jain(&run.shares);
@@ -94,14 +94,14 @@ async fn a_greedy_crowd_uses_a_sliding_window_fully_fairly_and_without_a_429() {
 
 #[tokio::test]
 async fn a_greedy_crowd_uses_fixed_windows_fully_and_without_a_429() {
-    let _timed = timed();
+    let _timed = timed().await;
     let run = crowd(Counting::FixedWindow, SHORT_SECOND, Duration::from_secs(5)).await;
     assert_kept(&run, 0.98);
 }
 
 #[tokio::test]
 async fn a_greedy_crowd_uses_a_token_bucket_fully_and_without_a_429() {
-    let _timed = timed();
+    let _timed = timed().await;
     let size = NonZeroU32::new(RATE).expect("not zero");
     let run = crowd(Counting::TokenBucket(size), Duration::from_secs(1), Duration::from_secs(5)).await;
     assert_kept(&run, 0.98);

@@ -38,7 +38,7 @@ fn retry_after(answer: &Answer) -> (u64, u64) {
 #[case::server_timeout("x-server-timeout", "2")]
 #[tokio::test]
 async fn a_wait_beyond_the_clients_budget_is_refused_on_arrival(#[case] name: &str, #[case] value: &str) {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy = used_up(&upstream, "1/10s", "").await;
     let (answer, took) = get_with(proxy.address(), name, value).await;
@@ -60,7 +60,7 @@ async fn a_wait_beyond_the_clients_budget_is_refused_on_arrival(#[case] name: &s
 #[case("prefer", "return=minimal")]
 #[tokio::test]
 async fn nonsense_in_a_budget_is_ignored(#[case] name: &str, #[case] value: &str) {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy = used_up(&upstream, "2/s, burst 1", "").await;
     let (answer, _) = get_with(proxy.address(), name, value).await;
@@ -69,7 +69,7 @@ async fn nonsense_in_a_budget_is_ignored(#[case] name: &str, #[case] value: &str
 
 #[tokio::test]
 async fn a_wait_within_the_budget_is_waited_for() {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let proxy = used_up(&upstream, "1/s", "").await;
     let (answer, took) = get_with(proxy.address(), "x-stainless-timeout", "10").await;

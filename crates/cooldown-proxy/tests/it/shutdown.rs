@@ -84,7 +84,7 @@ async fn new_requests_on_open_connections_are_turned_away() {
 
 #[tokio::test]
 async fn of_those_in_line_whoever_can_leave_in_time_does_and_the_others_are_told() {
-    let _timed = timed();
+    let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
     let mut binary = Binary::serve(&config(&upstream, "2s", ", limits: {requests: 1/s}"));
     let address = binary.address();

@@ -196,7 +196,7 @@ async fn open_websocket(proxy: std::net::SocketAddr) -> TcpStream {
 async fn a_200_mb_body_passes_both_ways_in_bounded_memory() {
     const CHUNK: usize = 1 << 20;
     const CHUNKS: usize = 200;
-    let _loud = loud();
+    let _loud = loud().await;
     let received = Arc::new(AtomicU64::new(0));
     let counting = Arc::clone(&received);
     let upstream = Upstream::start(move |request| {

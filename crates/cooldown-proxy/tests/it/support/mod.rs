@@ -5,8 +5,9 @@ mod client;
 mod proxy;
 mod upstream;
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
+
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(crate) use binary::{Binary, Finished, command};
 pub(crate) use client::{Answer, Body, Client, empty, fetch, get, raw, request, text};
@@ -17,16 +18,16 @@ pub(crate) use upstream::{Upstream, echo, plain};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Timed tests run beside each other, but never beside loud ones.
-static QUIET: RwLock<()> = RwLock::new(());
+static QUIET: RwLock<()> = RwLock::const_new(());
 
 /// Held by a test that looks at the clock.
-pub(crate) fn timed() -> RwLockReadGuard<'static, ()> {
-    QUIET.read().unwrap_or_else(PoisonError::into_inner)
+pub(crate) async fn timed() -> RwLockReadGuard<'static, ()> {
+    QUIET.read().await
 }
 
 /// Held by a test that keeps a core busy for a noticeable time.
-pub(crate) fn loud() -> RwLockWriteGuard<'static, ()> {
-    QUIET.write().unwrap_or_else(PoisonError::into_inner)
+pub(crate) async fn loud() -> RwLockWriteGuard<'static, ()> {
+    QUIET.write().await
 }
 
 /// Waits until `condition` holds, and says what it was when it does not.
