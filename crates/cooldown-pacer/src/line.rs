@@ -93,6 +93,11 @@ pub(crate) struct FlowState {
     pub(crate) backlog: Cost,
 }
 
+/// How long the requests of each urgency have waited that lift it. All queues of one urgency age together: a client with
+/// a long backlog of its own would otherwise hold the oldest requests, and be served before its equals.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ages(pub(crate) [u64; Urgency::LEVELS]);
+
 /// What decides between queues; the smallest goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
@@ -293,10 +298,16 @@ impl Line {
         self.leave(place)
     }
 
-    /// Queues in the order in which they are served at `now`, as far as more than the first is asked for.
-    pub(crate) fn rank(&self, queue: u32, now: u64) -> Rank {
+    /// How long the first of a queue that waits longest has waited.
+    pub(crate) fn age(&self, queue: u32, now: u64) -> u64 {
+        let oldest = self.queues[queue as usize].oldest.first();
+        oldest.map_or(0, |&(arrived, _)| now.saturating_sub(arrived))
+    }
+
+    /// What decides between this queue and others.
+    pub(crate) fn rank(&self, queue: u32, ages: &Ages) -> Rank {
         let state = &self.queues[queue as usize];
-        let age = state.oldest.first().map_or(0, |&(arrived, _)| now.saturating_sub(arrived));
+        let age = ages.0[usize::from(state.level)];
         let gained = (age / self.ageing).min(u64::from(state.level)) as u8;
         Rank { level: state.level - gained, tag: state.tag.max(self.now), urgency: state.level, number: state.number }
     }
@@ -313,11 +324,8 @@ impl Line {
     }
 
     /// The queue that is served next.
-    pub(crate) fn first_queue(&self, now: u64) -> Option<u32> {
-        if self.queues.len() == 1 {
-            return self.queues.iter().next().map(|(queue, _)| queue as u32);
-        }
-        self.queues.iter().map(|(queue, _)| queue as u32).min_by_key(|&queue| self.rank(queue, now))
+    pub(crate) fn first_queue(&self, ages: &Ages) -> Option<u32> {
+        self.queues.iter().map(|(queue, _)| queue as u32).min_by_key(|&queue| self.rank(queue, ages))
     }
 
     /// The waiter of a queue that is served next.

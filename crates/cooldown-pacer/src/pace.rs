@@ -112,8 +112,16 @@ impl Pace {
 
     /// When there is credit for `cost` if `taken` leaves at `now`.
     pub(crate) fn earliest_after(&self, now: u64, cost: u64, taken: u64) -> u64 {
-        let missing = self.need(cost) + taken as f64 - self.level(now);
+        let missing = self.need(cost) - self.left_after(self.level(now), taken);
         if missing <= 0.0 { self.earliest(cost) } else { now.saturating_add(self.time_for(missing)) }
+    }
+
+    /// What a departure leaves of the credit. Credit beyond the burst that grew while a larger request waits is for
+    /// that one, and for nobody else.
+    fn left_after(&self, level: f64, cost: u64) -> f64 {
+        let is_for_another = self.largest().is_some_and(|largest| largest > cost);
+        let cost = cost as f64;
+        if is_for_another { level.min(self.burst.max(cost)) - cost } else { level - cost }
     }
 
     fn time_for(&self, missing: f64) -> u64 {
@@ -123,7 +131,7 @@ impl Pace {
     /// Takes credit at the instant at which it was there, which a late timer may call later: lateness does not add up.
     pub(crate) fn take(&mut self, at: u64, cost: u64) {
         self.advance(at);
-        self.level -= cost as f64;
+        self.level = self.left_after(self.level, cost);
     }
 
     /// The actual cost was another one than the estimate. What returns to a line returns whole: it was taken from it.

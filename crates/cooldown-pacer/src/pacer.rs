@@ -7,13 +7,15 @@ use crate::bucket::Bucket;
 use crate::cost::Cost;
 use crate::keys::{KeySet, Keys};
 use crate::limit::Limit;
-use crate::line::{Joining, Line, Place};
+use crate::line::{Ages, Joining, Line, Place};
 use crate::time::{Instant, nanos};
 
 /// A late timer may make up for this much time at once; after a longer pause departures go on from there.
 const LATENESS_KEPT: u64 = 250_000_000;
 /// A waiter whose budget ended this recently is served if it can be: timers are not exact.
 const BUDGET_GRACE: u64 = 5_000_000;
+/// How many budgets that ended are dealt with in one call: each costs a prediction, and others want their turn.
+const REFUSALS_AT_ONCE: usize = 256;
 /// How many flows of one queue are looked at for a request that may pass the head.
 const PASSING_FLOWS: usize = 32;
 
@@ -296,9 +298,8 @@ impl Pacer {
     }
 
     fn refuse_late(&mut self, now: u64, before: u64, out: &mut Vec<Departure>) {
-        while let Some((latest, place)) = self.line.first_budget()
-            && latest <= before
-        {
+        for _ in 0..REFUSALS_AT_ONCE {
+            let Some((_, place)) = self.line.first_budget().filter(|&(latest, _)| latest <= before) else { return };
             let ticket = self.line.ticket(place);
             let refusal = self.refusal(now, place, Why::WaitTooLong);
             self.leave_line(now, place);
@@ -326,12 +327,33 @@ impl Pacer {
     /// Whether a newcomer may pass everybody.
     fn can_leave_at_once(&self, now: u64, place: Place) -> bool {
         let queue = self.line.waiter(place).queue;
-        let rank = self.line.rank(queue, now);
+        let ages = self.ages(now);
+        let rank = self.line.rank(queue, &ages);
         let queues = self.line.queues.iter().map(|(queue, _)| queue as u32);
-        let mut ahead = queues.filter(|&other| other == queue || self.line.rank(other, now) < rank);
+        let mut ahead = queues.filter(|&other| other == queue || self.line.rank(other, &ages) < rank);
         self.line.is_first_of_flow(place)
             && self.earliest(place) <= now
             && ahead.all(|queue| self.line.first_of(queue).is_none_or(|first| self.may_pass(now, place, first)))
+    }
+
+    /// How far age has lifted each urgency. Who waits for a limit of its own is not passed over, and lifts nobody.
+    pub(crate) fn ages(&self, now: u64) -> Ages {
+        let mut ages = Ages::default();
+        let queues = self.line.queues.iter().map(|(queue, state)| (queue as u32, state));
+        for (queue, state) in queues.filter(|&(queue, _)| !self.waits_for_its_own(now, queue)) {
+            let age = &mut ages.0[usize::from(state.level)];
+            *age = self.line.age(queue, now).max(*age);
+        }
+        ages
+    }
+
+    /// Whether the first of a queue is held up by a key that nobody else waits for.
+    pub(crate) fn waits_for_its_own(&self, now: u64, queue: u32) -> bool {
+        let state = &self.line.queues[queue as usize];
+        let Some(first) = self.line.first_of(queue).filter(|_| self.line.queues.len() > 1) else { return false };
+        let cost = &self.line.waiter(first).cost;
+        let own = state.keys.iter().map(|&key| self.keys.get(key)).filter(|key| key.waiting == state.waiting);
+        own.into_iter().any(|key| key.earliest(cost) > now)
     }
 
     /// When a waiter could leave if it were alone.
@@ -344,7 +366,8 @@ impl Pacer {
     /// The head of the line if it can leave, else somebody who may pass all that are first of their queues before it,
     /// else when to look again.
     fn choose(&self, now: u64) -> Choice {
-        let Some(queue) = self.line.first_queue(now) else { return Choice::Until(u64::MAX) };
+        let ages = self.ages(now);
+        let Some(queue) = self.line.first_queue(&ages) else { return Choice::Until(u64::MAX) };
         let Some(head) = self.line.first_of(queue) else { return Choice::Until(u64::MAX) };
         let earliest = self.earliest(head);
         if earliest <= now {
@@ -352,7 +375,7 @@ impl Pacer {
         }
         let mut next = earliest;
         let mut ahead = vec![head];
-        for place in self.candidates(now, queue) {
+        for place in self.candidates(&ages, queue) {
             let earliest = self.earliest(place);
             if earliest > now {
                 next = next.min(earliest);
@@ -375,9 +398,9 @@ impl Pacer {
 
     /// Who might pass the head of the line: in the order of the line, the first of every other queue, and some later
     /// flows where costs differ.
-    fn candidates(&self, now: u64, first: u32) -> Vec<Place> {
+    fn candidates(&self, ages: &Ages, first: u32) -> Vec<Place> {
         let mut queues: Vec<u32> = self.line.queues.iter().map(|(queue, _)| queue as u32).collect();
-        queues.sort_unstable_by_key(|&queue| self.line.rank(queue, now));
+        queues.sort_unstable_by_key(|&queue| self.line.rank(queue, ages));
         let mut places = Vec::new();
         for queue in queues {
             let state = &self.line.queues[queue as usize];

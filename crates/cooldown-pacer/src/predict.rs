@@ -120,12 +120,15 @@ impl Pacer {
         ahead: &'a Ahead,
     ) -> impl Iterator<Item = (&'a Queue, f64)> {
         let own = self.line.waiter(place).queue;
-        let (rank, weight) = (self.line.rank(own, now).level, self.line.queues[own as usize].weight.max(1));
-        let others =
-            self.line.queues.iter().filter(move |(index, queue)| *index as u32 != own && queue.keys.contains(&key));
+        let ages = self.ages(now);
+        let (rank, weight) = (self.line.rank(own, &ages).level, self.line.queues[own as usize].weight.max(1));
+        let queues = self.line.queues.iter().map(|(index, queue)| (index as u32, queue));
+        let others = queues.filter(move |(index, queue)| *index != own && queue.keys.contains(&key));
+        // Who waits for a limit of its own does not take what others wait for.
+        let others = others.filter(move |(index, _)| !self.waits_for_its_own(now, *index));
         others.map(move |(index, queue)| {
             let all = f64::from(queue.waiting);
-            let served = match self.line.rank(index as u32, now).level.cmp(&rank) {
+            let served = match self.line.rank(index, &ages).level.cmp(&rank) {
                 std::cmp::Ordering::Less => all,
                 std::cmp::Ordering::Equal => all.min((ahead.requests + 1.0) * queue.weight as f64 / weight as f64),
                 std::cmp::Ordering::Greater => 0.0,
@@ -148,7 +151,11 @@ impl Pacer {
 /// When a bucket lets a request of `cost` leave, after others that cost `ahead` together.
 fn departure(bucket: &Bucket, now: u64, ahead: &Cost, requests: f64, cost: &Cost) -> u64 {
     match bucket {
-        Bucket::Rate(rate) => rate_departure(rate, now, ahead.get(rate.unit()), bucket.share_of(cost)),
+        Bucket::Rate(rate) => {
+            // None of them takes more than the whole limit.
+            let most = (requests.ceil() as u64).saturating_mul(rate.rate.amount());
+            rate_departure(rate, now, ahead.get(rate.unit()).min(most), bucket.share_of(cost))
+        }
         Bucket::Slots(slots) => slot_departure(slots, now, requests),
     }
 }

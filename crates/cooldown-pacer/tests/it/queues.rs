@@ -158,3 +158,21 @@ fn a_slot_that_is_free_is_not_taken_from_a_head_that_waits_for_its_rate() {
     world.run();
     assert!(world.left_at(1) < Some(SECOND + 10 * MILLI), "{:?}", world.left_at(1));
 }
+
+#[test]
+fn a_backlog_of_its_own_does_not_make_a_client_older_than_its_equals() {
+    let settings = Settings { max_depth: 100_000, ..Settings::default() };
+    let (mut pacer, shared) = pacer_with(settings, &[requests_per(10, 1000).with_burst(1).expect("valid").into()]);
+    let own = pacer.add_limits(vec![requests_per(1000, 1000).into()]);
+    let ask = |at_nanos, client: u64| {
+        let mut request = request(at_nanos, client, shared);
+        request.ask.keys.push(Key { limits: own, subject: client });
+        request
+    };
+    let mut requests: Vec<Request> = (0..600).map(|_| ask(0, 1)).collect();
+    requests.push(ask(45 * SECOND, 2));
+    let mut world = World::new(pacer, requests);
+    world.run();
+    let left = world.left_at(600).expect("it leaves");
+    assert!(left < 45 * SECOND + SECOND / 2, "an equal waits for a turn, not for a backlog: {left}");
+}
