@@ -67,7 +67,8 @@ impl Peer {
             Some((for_host, value)) if for_host == host => value.clone(),
             _ => {
                 let value = self.format_forwarded(host);
-                *last = Some((host.clone(), value.clone()));
+                // A copy: the host itself is a slice of a buffer, which it would hold for as long as the connection lives.
+                *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| (host, value.clone()));
                 value
             }
         }

@@ -1,6 +1,7 @@
 //! From a request to a response, whatever happens: errors and panics become answers, and everything is told.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -28,7 +29,7 @@ pub fn serve(
     peer: &Peer,
     ambiguous: bool,
     request: Request<Incoming>,
-) -> impl Future<Output = Response<ResponseBody>> + use<> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
     let in_flight = worker.begin();
     let mut record = begin_record(worker, &request);
     let prepared = if ambiguous {
@@ -58,7 +59,7 @@ pub fn serve(
         if worker.is_draining() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        response
+        Ok(response)
     }
 }
 

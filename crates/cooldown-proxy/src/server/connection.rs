@@ -1,6 +1,5 @@
 //! One client's connection.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -53,8 +52,7 @@ impl Http {
         let (stream, ambiguous) = Watched::new(stream);
         let peer = Peer::new(address);
         let service = service_fn(move |request| {
-            let response = proxy::serve(&worker, &peer, ambiguous.load(Relaxed), request);
-            async { Ok::<_, Infallible>(response.await) }
+            proxy::serve(&worker, &peer, ambiguous.load(Relaxed), request)
         });
         let mut connection = pin!(self.0.serve_connection(TokioIo::new(stream), service).with_upgrades());
         let mut closing = pin!(connections.closing());
