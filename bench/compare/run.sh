@@ -23,6 +23,8 @@ skip() { echo "bench/compare: skipped: $1"; exit 0; }
 note() { echo "bench/compare: $1" >&2; }
 
 cleanup() {
+    # Not when a subshell ends.
+    (( BASHPID == $$ )) || return 0
     for name in "${!PIDS[@]}"; do stop "$name"; done
     rm -rf "$WORK"
 }
@@ -49,7 +51,9 @@ prepare() {
         apt-get install --yes --no-install-recommends "${missing[@]}" > "$WORK/apt.log" 2>&1 \
             || skip "${missing[*]} cannot be installed by apt-get here"
     fi
-    ulimit -n 65536 2> /dev/null || WAITING=$(( ($(ulimit -n) - 200) / 2 ))
+    ulimit -n "$(ulimit -Hn)"
+    local most=$(( $(ulimit -n) - 1000 ))
+    if (( WAITING > most )); then WAITING=$most; fi
     cargo build --quiet --release --locked --bin cooldown-proxy
     UPSTREAM_PORT=$(free_port) NGINX_PORT=$(free_port) PROXY_PORT=$(free_port) ADMIN_PORT=$(free_port)
 }
@@ -71,15 +75,16 @@ start() {
 }
 
 stop() {
-    local pid=${PIDS[$1]}
+    local pid=${PIDS[$1]} tries
     unset "PIDS[$1]"
-    kill -TERM "$pid" 2> /dev/null || true
+    kill -TERM "$pid" 2> /dev/null || return 0
     # Nobody waits for requests that are in line on purpose.
-    ( sleep 3; kill -KILL "$pid" 2> /dev/null ) &
-    local killer=$!
+    for (( tries = 0; tries < 30; tries++ )); do
+        kill -0 "$pid" 2> /dev/null || break
+        sleep 0.1
+    done
+    kill -KILL "$pid" 2> /dev/null || true
     wait "$pid" 2> /dev/null || true
-    kill "$killer" 2> /dev/null || true
-    wait "$killer" 2> /dev/null || true
 }
 
 # The process and its children: nginx works in a child of its master.
@@ -106,7 +111,7 @@ start_upstream() {
 
 # start_nginx RATE BURST
 start_nginx() {
-    sed "s/@PORT@/$NGINX_PORT/; s/@UPSTREAM@/$UPSTREAM_PORT/; s/@RATE@/$1/; s/@BURST@/$2/; s#@WORK@#$WORK#g" \
+    sed "s/@PORT@/$NGINX_PORT/; s/@UPSTREAM@/$UPSTREAM_PORT/; s#@RATE@#$1#; s#@BURST@#$2#; s/@FILES@/$(ulimit -n)/; s#@WORK@#$WORK#g" \
         "$HERE/nginx.conf" > "$WORK/nginx.conf"
     start nginx "$PROXY_CORE" nginx -c "$WORK/nginx.conf"
 }
@@ -131,11 +136,11 @@ ticks() {
     echo "$sum"
 }
 
-# Resident memory of a family, in kB.
+# Resident memory of a family, in kB; pages that processes share count once.
 resident() {
     local pid sum=0 kb
     for pid in $(family "$1"); do
-        kb=$(awk '/^VmRSS/ {print $2}' "/proc/$pid/status")
+        kb=$(awk '/^Pss:/ {print $2}' "/proc/$pid/smaps_rollup")
         sum=$(( sum + kb ))
     done
     echo "$sum"
@@ -174,19 +179,21 @@ measure_cpu() {
     done
 }
 
-# waiting NAME: how many requests are in line, as the server itself tells.
+# waiting NAME: how many requests are in line, as the server itself tells; 0 when it is too busy to tell.
 waiting() {
-    local line port=$ADMIN_PORT path=/metrics
+    local line count=0 port=$ADMIN_PORT path=/metrics
     if [[ $1 == nginx ]]; then port=$NGINX_PORT path=/status; fi
-    exec 3<> "/dev/tcp/127.0.0.1/$port"
-    printf 'GET %s HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nConnection: close\r\n\r\n' "$path" "$port" >&3
-    while read -r -t 2 line <&3; do
-        case $line in
-            "Active connections: "*) line=${line#Active connections: }; echo "${line%% *}" ;;
-            cooldown_upstream_waiting_requests*) line=${line##* }; echo "${line%%[!0-9]*}" ;;
-        esac
-    done
-    exec 3>&-
+    if { exec 3<> "/dev/tcp/127.0.0.1/$port"; } 2> /dev/null; then
+        printf 'GET %s HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nConnection: close\r\n\r\n' "$path" "$port" >&3
+        while read -r -t 2 line <&3; do
+            case $line in
+                "Active connections: "*) line=${line#Active connections: }; count=${line%%[!0-9]*} ;;
+                cooldown_upstream_waiting_requests*) line=${line##* }; count=${line%%[!0-9]*} ;;
+            esac
+        done 2> /dev/null
+        exec 3>&-
+    fi
+    echo "${count:-0}"
 }
 
 measure_memory() {
