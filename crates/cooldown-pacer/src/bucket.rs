@@ -27,6 +27,8 @@ pub(crate) struct RateBucket {
     pub(crate) window: Window,
     pub(crate) pace: Pace,
     guard: Guard,
+    /// The period in nanoseconds, which every decision needs.
+    period: u64,
 }
 
 /// Time that a departure is held longer than its window, against jitter on the way to the upstream.
@@ -126,7 +128,7 @@ impl Bucket {
     /// Brings it to `now`.
     pub(crate) fn expire(&mut self, now: u64) {
         if let Self::Rate(bucket) = self {
-            bucket.guard.narrow(now, nanos(bucket.rate.period()));
+            bucket.guard.narrow(now, bucket.period);
             let hold = bucket.hold();
             bucket.window.expire(now, hold);
         }
@@ -153,9 +155,11 @@ impl Bucket {
 
     /// The request that was taken for at `at` cost `actual` of its unit instead of `share`.
     pub(crate) fn settle(&mut self, now: u64, at: u64, share: u64, actual: u64) {
+        if share == actual {
+            return;
+        }
         self.expire(now);
         if let Self::Rate(bucket) = self
-            && share != actual
             && (bucket.window.change(at, share, actual) || share == 0 && bucket.charge_late(now, at, actual))
         {
             bucket.pace.change(now, share, actual);
@@ -189,7 +193,7 @@ impl Bucket {
     /// The upstream refused what this limit allows.
     pub(crate) fn refused(&mut self, now: u64) {
         if let Self::Rate(bucket) = self {
-            bucket.guard.widen(now, nanos(bucket.rate.period()));
+            bucket.guard.widen(now, bucket.period);
         }
     }
 
@@ -227,6 +231,7 @@ impl RateBucket {
             window: Window::new(amount, period),
             pace: Pace::new(amount, period, rate.burst(), now),
             guard: Guard { base: guard.saturating_add(period / 1000), extra: 0, changed: now },
+            period,
         }
     }
 
@@ -238,6 +243,7 @@ impl RateBucket {
         self.guard.extra = self.guard.extra.min(period / WIDEST);
         let is_other_period = self.rate.period() != rate.period();
         self.rate = rate;
+        self.period = period;
         if is_other_period {
             // As if the new limit had held all along: of its burst, what is in its window is gone.
             self.window.expire(now, self.hold());
@@ -249,7 +255,7 @@ impl RateBucket {
     /// nothing but the guard is given away.
     pub(crate) fn hold(&self) -> u64 {
         let guard = self.guard.base.saturating_add(self.guard.extra).saturating_sub(self.window.width());
-        nanos(self.rate.period()).saturating_add(guard.max(1))
+        self.period.saturating_add(guard.max(1))
     }
 
     /// A cost that was estimated as nothing turned out to be something: it is written down under its own instant if

@@ -373,6 +373,9 @@ impl Pacer {
         if earliest <= now {
             return self.go(now, head, earliest);
         }
+        if self.line.queues.len() == 1 && !self.line.queues[queue as usize].mixed {
+            return Choice::Until(earliest);
+        }
         let mut next = earliest;
         let mut ahead = vec![head];
         for place in self.candidates(&ages, queue) {
