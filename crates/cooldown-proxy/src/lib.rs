@@ -3,4 +3,5 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod provider;
 pub mod telemetry;
