@@ -120,7 +120,10 @@ fn window_parameter(parameter: &str) -> Option<Duration> {
 fn is_rfc3339(text: &str) -> bool {
     let shape = b"0000-00-00T";
     text.len() > shape.len()
-        && text.bytes().zip(shape).all(|(byte, shape)| if *shape == b'0' { byte.is_ascii_digit() } else { byte == *shape })
+        && text
+            .bytes()
+            .zip(shape)
+            .all(|(byte, shape)| if *shape == b'0' { byte.is_ascii_digit() } else { byte == *shape })
 }
 
 /// A duration as Go writes it, in seconds: numbers with their units, `m` being minutes and `ms` milliseconds.
