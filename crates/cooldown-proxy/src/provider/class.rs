@@ -1,0 +1,126 @@
+//! The class of a response: what a pacer has to do about it.
+//!
+//! [`classify`] judges a response by status, fields and body; [`classify_error_json`] judges an event of a stream, or any
+//! JSON that came with a 200. Both end in the same rules. Bodies are read tolerantly, and only as far as 64 KiB.
+
+use std::time::Duration;
+
+use cooldown_pacer::Unit;
+use http::HeaderMap;
+
+use super::limits::{Dialect, Said, Scope, Statement, read_limits, text};
+use super::unix_time::UnixTime;
+use crate::config::model::ProviderKind;
+
+mod body;
+mod google;
+mod message;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use body::ErrorBody;
+
+/// Longer bodies are not read as JSON; errors are short.
+pub const LONGEST_BODY: usize = 64 << 10;
+
+/// What a response means for those who wait.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Class {
+    /// No error.
+    Fine,
+    /// Refused for a limit of ours: wait, and try again.
+    Limit {
+        /// What the limit counts, where that was said.
+        axis: Option<Unit>,
+        /// What it is counted for.
+        scope: Scope,
+        /// How long this request has to wait; `None` where nothing was said.
+        wait: Option<Duration>,
+        /// The limit itself, as far as it was told: by the body, or by the field that has nothing remaining.
+        stated: Option<Statement>,
+    },
+    /// The upstream has no room, which says nothing about our limits: back off and try again, but lower nothing.
+    Capacity {
+        /// How long to wait, where that was said.
+        wait: Option<Duration>,
+    },
+    /// The money is spent, or a spending limit is reached: waiting does not help, another key may.
+    Money,
+    /// The request alone is larger than the limit: it can never fit.
+    Impossible {
+        /// What the limit counts.
+        axis: Option<Unit>,
+        /// How much it allows, where that was said.
+        limit: Option<u64>,
+    },
+    /// The credentials are wrong.
+    Credentials,
+    /// Any other error: nobody's limit, passed on.
+    Fault,
+}
+
+/// What a verdict is built from.
+struct Case<'a> {
+    kind: ProviderKind,
+    status: u16,
+    headers: &'a HeaderMap,
+    said: Said,
+    body: ErrorBody,
+    /// When the response was made.
+    now: UnixTime,
+}
+
+/// The class of a response. The `body`, or its start, is worth reading for any status from 400 on; with a status below, only
+/// for APIs that answer errors with 200 (GraphQL).
+pub fn classify(
+    kind: ProviderKind,
+    status: u16,
+    headers: &HeaderMap,
+    body: Option<&[u8]>,
+    received: UnixTime,
+) -> Class {
+    let now = UnixTime::of_response(headers, received);
+    if status < 400 {
+        return body.map_or(Class::Fine, |body| classify_error_json(kind, body, now));
+    }
+    let body = body.map(ErrorBody::read).unwrap_or_default();
+    let said = read_limits(kind, status, headers, received);
+    verdict::decide(&Case { kind, status, headers, said, body, now }.with_quoted_fields())
+}
+
+/// The class of JSON that came with a 200: an event of a stream, or a whole body. What holds no error is [`Class::Fine`].
+/// `now` is when it came.
+pub fn classify_error_json(kind: ProviderKind, json: &[u8], now: UnixTime) -> Class {
+    let body = ErrorBody::read(json);
+    let Some(status) = body.implied_status() else { return Class::Fine };
+    let case = Case { kind, status, headers: &HeaderMap::new(), said: Said::default(), body, now };
+    verdict::decide(&case.with_quoted_fields())
+}
+
+impl Case<'_> {
+    /// OpenRouter quotes the fields of the limit in the body.
+    fn with_quoted_fields(mut self) -> Self {
+        if let Some(quoted) = self.body.quoted_fields.take() {
+            let quoted = read_limits(self.kind, self.status, &quoted, self.now);
+            self.said.retry_after = self.said.retry_after.max(quoted.retry_after);
+            self.said.statements.extend(quoted.statements);
+        }
+        self
+    }
+
+    /// What this provider's limits are counted for where nothing is said.
+    fn usual_scope(&self) -> Scope {
+        Dialect::of(self.kind).scope
+    }
+
+    /// The limit that the fields call used up; of several, the one that takes longest.
+    fn exhausted(&self) -> Option<Statement> {
+        let exhausted = self.said.statements.iter().filter(|said| said.is_exhausted());
+        exhausted.max_by_key(|said| said.reset.map(|reset| reset.after())).copied()
+    }
+
+    fn has_field(&self, name: &str) -> bool {
+        text(self.headers, name).is_some()
+    }
+}

@@ -1,0 +1,179 @@
+//! What a response's fields say about limits, in every dialect.
+//!
+//! The names of the fields follow one grammar (`named`), whatever the provider; `dialect` holds what the names leave
+//! open. The structured fields of the IETF drafts, Anthropic's subscriptions and Shopify's have readers of their own.
+
+use std::hash::BuildHasher;
+use std::time::Duration;
+
+use cooldown_pacer::Unit;
+use foldhash::fast::FixedState;
+use http::HeaderMap;
+use http::header::{AGE, RETRY_AFTER};
+use smallvec::SmallVec;
+
+use super::unix_time::UnixTime;
+use super::value::{self, Bare};
+use crate::config::model::ProviderKind;
+
+mod dialect;
+mod ietf;
+mod named;
+mod reset;
+mod shopify;
+#[cfg(test)]
+mod tests;
+mod unified;
+
+pub(super) use dialect::Dialect;
+pub use reset::{Meaning, tell_apart};
+
+/// The window of a limit that states none and lets none be inferred.
+pub const ASSUMED_WINDOW: Duration = Duration::from_secs(60);
+/// How many statements of one response are kept.
+pub const MOST_STATEMENTS: usize = 16;
+
+/// What one response said about limits. Empty for a response out of a cache, which says nothing of now.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Said {
+    /// One for each limit that was named; at most [`MOST_STATEMENTS`].
+    pub statements: SmallVec<[Statement; 4]>,
+    /// The least wait that an error response demands, in any of the ways of saying so.
+    pub retry_after: Option<Duration>,
+}
+
+/// What was said about one limit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Statement {
+    /// What it counts.
+    pub axis: Unit,
+    /// What it is counted for.
+    pub scope: Scope,
+    /// How much it allows in a window.
+    pub limit: Option<u64>,
+    /// The window: stated, known of the provider, or inferred; [`ASSUMED_WINDOW`] is meant to stand in for `None`.
+    pub window: Option<Duration>,
+    /// How much of it was left when the response was made, this request already counted.
+    pub remaining: Option<u64>,
+    /// When there is more.
+    pub reset: Option<Reset>,
+}
+
+/// What a limit is counted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Everything that is sent to the upstream.
+    Upstream,
+    /// An API key; without one, the upstream.
+    Key,
+    /// A model (or a family of models), for an API key.
+    Model,
+    /// A group of requests that only the upstream knows how to form, for an API key: GitHub's resources, Discord's
+    /// buckets. Which one a request belongs to is told by its response. The number stands for the group's name.
+    Pool(u64),
+}
+
+/// When a limit has more room. The three are different things: to wait for a full bucket is to wait far too long, and to
+/// take the end of a window for a steady refill is to send too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reset {
+    /// It refills steadily, and is full again after this.
+    ToFull(Duration),
+    /// Nothing comes back before the window ends after this, and then everything does.
+    WindowEnd(Duration),
+    /// One of the two; [`tell_apart`] finds out which from two responses.
+    Unknown(Duration),
+}
+
+impl Scope {
+    /// The scope of the group that the upstream calls by this name.
+    pub(super) fn pool(name: &str) -> Self {
+        Self::Pool(FixedState::default().hash_one(name.trim()))
+    }
+}
+
+impl Reset {
+    /// The time that was told, whatever it means.
+    pub const fn after(self) -> Duration {
+        match self {
+            Self::ToFull(after) | Self::WindowEnd(after) | Self::Unknown(after) => after,
+        }
+    }
+}
+
+impl Statement {
+    pub(super) const fn new(axis: Unit, scope: Scope) -> Self {
+        Self { axis, scope, limit: None, window: None, remaining: None, reset: None }
+    }
+
+    /// Whether nothing is left.
+    pub fn is_exhausted(&self) -> bool {
+        self.remaining == Some(0)
+    }
+
+    /// How long it is until `amount` fits, as far as the statement tells; more than the whole limit counts as the limit.
+    pub fn wait_for(&self, amount: u64) -> Option<Duration> {
+        let remaining = self.remaining?;
+        if remaining >= amount {
+            return Some(Duration::ZERO);
+        }
+        match (self.reset?, self.limit) {
+            (Reset::ToFull(full), Some(limit)) if limit > remaining => {
+                let missing = amount.min(limit) - remaining;
+                Some(full.mul_f64(missing as f64 / (limit - remaining) as f64))
+            }
+            (reset, _) => Some(reset.after()),
+        }
+    }
+}
+
+/// Reads everything that a response with this `status` says about limits. `received` is when it came, for responses
+/// without a `Date`.
+pub fn read_limits(kind: ProviderKind, status: u16, headers: &HeaderMap, received: UnixTime) -> Said {
+    let now = UnixTime::of_response(headers, received);
+    let dialect = Dialect::of(kind);
+    let mut said = Said { statements: SmallVec::new(), retry_after: demanded_wait(status, headers, now) };
+    if is_cached(headers) {
+        return said;
+    }
+    named::read(&dialect, status, headers, now, &mut said.statements);
+    ietf::read(&dialect, headers, &mut said.statements);
+    unified::read(headers, now, &mut said.statements);
+    shopify::read(headers, &mut said.statements);
+    said.statements.truncate(MOST_STATEMENTS);
+    if status == 429 {
+        said.retry_after = said.retry_after.max(empty_until(&said.statements));
+    }
+    said
+}
+
+/// `retry-after-ms` before `Retry-After` (RFC 9110 §10.2.3), on errors only: elsewhere it speaks of redirects and jobs.
+fn demanded_wait(status: u16, headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
+    if status < 400 {
+        return None;
+    }
+    let read = |text, bare| value::read_time(text, bare, now).map(|told| told.wait);
+    let precise = text(headers, "retry-after-ms").or_else(|| text(headers, "x-ms-retry-after-ms"));
+    precise
+        .and_then(|text| read(text, Bare::Millis))
+        .or_else(|| text(headers, RETRY_AFTER.as_str()).and_then(|text| read(text, Bare::BySize)))
+}
+
+/// Until when a window of tokens is empty. Azure refuses for one with `retry-after: 1`; the truth is the window's end.
+fn empty_until(statements: &[Statement]) -> Option<Duration> {
+    let tokens = statements.iter().filter(|said| said.axis != Unit::Requests && said.is_exhausted());
+    let ends = tokens.filter_map(|said| match said.reset? {
+        Reset::WindowEnd(end) => Some(end),
+        Reset::ToFull(_) | Reset::Unknown(_) => None,
+    });
+    ends.max()
+}
+
+fn is_cached(headers: &HeaderMap) -> bool {
+    text(headers, AGE.as_str()).and_then(|age| age.trim().parse::<u64>().ok()).is_some_and(|age| age > 0)
+}
+
+/// A field's first value, if it is text.
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
