@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod pacing;
+pub mod provider;
 pub mod proxy;
 pub mod server;
 pub mod telemetry;
