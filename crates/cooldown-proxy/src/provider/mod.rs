@@ -4,9 +4,17 @@
 //! [`Estimator`] tells beforehand how many tokens it will take. Of a response: a [`UsageReader`] beside the stream reads
 //! how many it took, and a [`UsageHider`] removes what only the proxy asked for.
 
+mod decode;
+mod document;
+mod event;
+mod frames;
 mod peek;
 mod rewrite;
+mod sse;
 mod strings;
+mod usage;
 
 pub use peek::{ModelName, Peek, PeekFault, PeekField, model_of_path, peek};
 pub use rewrite::{Edit, rewrite};
+pub use sse::{Block, SseScanner};
+pub use usage::{FirstEvent, Partial, Usage, UsageReader};
