@@ -8,12 +8,14 @@ mod decode;
 mod document;
 mod event;
 mod frames;
+mod hide;
 mod peek;
 mod rewrite;
 mod sse;
 mod strings;
 mod usage;
 
+pub use hide::UsageHider;
 pub use peek::{ModelName, Peek, PeekFault, PeekField, model_of_path, peek};
 pub use rewrite::{Edit, rewrite};
 pub use sse::{Block, SseScanner};
