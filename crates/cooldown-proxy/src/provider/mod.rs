@@ -6,6 +6,7 @@
 
 mod decode;
 mod document;
+mod estimate;
 mod event;
 mod frames;
 mod hide;
@@ -15,6 +16,7 @@ mod sse;
 mod strings;
 mod usage;
 
+pub use estimate::{Estimate, Estimator, Reserve};
 pub use hide::UsageHider;
 pub use peek::{ModelName, Peek, PeekFault, PeekField, model_of_path, peek};
 pub use rewrite::{Edit, rewrite};
