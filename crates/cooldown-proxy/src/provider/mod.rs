@@ -1,12 +1,36 @@
-//! What is known of providers: how each states its limits, its errors and what it charges. Pure: bytes in, data out.
+//! What the kinds of API say about models, tokens, limits and errors, read from bytes. Pure: no IO and no clock.
+//!
+//! Of a request: [`peek`] finds what routing and cost need, [`Edit`] changes that much of its body and no more, and an
+//! [`Estimator`] tells beforehand how many tokens it will take; [`Charge`] says what its provider reserves. Of a
+//! response: [`read_limits`] reads what its head states, [`classify`] judges a refusal, a [`UsageReader`] beside the
+//! stream reads how many tokens it took, and a [`UsageHider`] removes what only the proxy asked for.
+//!
+//! The data path does not call these yet: they are the ground for learned limits, retries and token accounting.
 
 mod charge;
 mod class;
+mod decode;
+mod document;
+mod estimate;
+mod event;
+mod frames;
+mod hide;
 mod limits;
+mod peek;
+mod rewrite;
+mod sse;
+mod strings;
 mod unix_time;
+mod usage;
 mod value;
 
 pub use charge::{Charge, OutputReservation, TokenLimits};
 pub use class::{Class, LONGEST_BODY, classify, classify_error_json};
+pub use estimate::{Estimate, Estimator, Reserve};
+pub use hide::UsageHider;
 pub use limits::{ASSUMED_WINDOW, MOST_STATEMENTS, Meaning, Reset, Said, Scope, Statement, read_limits, tell_apart};
+pub use peek::{ModelName, Peek, PeekFault, PeekField, model_of_path, peek};
+pub use rewrite::{Edit, rewrite};
+pub use sse::{Block, SseScanner};
 pub use unix_time::UnixTime;
+pub use usage::{FirstEvent, Partial, Usage, UsageReader};
