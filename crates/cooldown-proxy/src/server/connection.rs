@@ -51,9 +51,7 @@ impl Http {
         let _open = connections.opened();
         let (stream, ambiguous) = Watched::new(stream);
         let peer = Peer::new(address);
-        let service = service_fn(move |request| {
-            proxy::serve(&worker, &peer, ambiguous.load(Relaxed), request)
-        });
+        let service = service_fn(move |request| proxy::serve(&worker, &peer, ambiguous.load(Relaxed), request));
         let mut connection = pin!(self.0.serve_connection(TokioIo::new(stream), service).with_upgrades());
         let mut closing = pin!(connections.closing());
         let mut told = false;
