@@ -1,7 +1,7 @@
 //! Who is paced by what: from the configuration to pacers, and from a request to an ask.
 //!
 //! Everything here is shared by all workers. A request is concerned by its route's limits, by those of the domain that
-//! the client asked for, and by its client's own; [`plan`] sees to it that all of them live in one pacer.
+//! the client asked for, and by its client's own; `plan` sees to it that all of them live in one pacer.
 
 mod alarm;
 mod clock;
