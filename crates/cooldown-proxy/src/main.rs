@@ -8,7 +8,13 @@ use cooldown_proxy::cli::{self, Command, RUN_TIME_FAILURE, ServeFrom, USAGE};
 use cooldown_proxy::config::{Addresses, Config};
 use cooldown_proxy::demo;
 use cooldown_proxy::telemetry::Logs;
+use tikv_jemallocator::Jemalloc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// hyper keeps mostly empty buffers of 8 KiB for each connection. This allocator leaves their untouched pages to the
+/// system: a waiting request takes 9 kB with it and 13 kB with glibc's.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os()) {

@@ -5,7 +5,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::error::ProxyError;
-use super::headers::{CLIENT, Peer};
+use super::headers::CLIENT;
+use super::peer::Peer;
 use crate::config::model::{Client, ClientBy};
 use crate::pacing::Pacing;
 

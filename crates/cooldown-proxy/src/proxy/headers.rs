@@ -1,7 +1,5 @@
 //! What a proxy changes in the fields that it passes on (RFC 9110 §7.6).
 
-use std::cell::RefCell;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::header::{
@@ -9,6 +7,8 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+use super::peer::Peer;
 
 /// By which a client names itself.
 pub(super) const CLIENT: HeaderName = HeaderName::from_static("x-cooldown-client");
@@ -25,15 +25,6 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// A client's end of a connection, in the forms in which upstreams are told about it.
-#[derive(Debug)]
-pub struct Peer {
-    ip: String,
-    ip_value: HeaderValue,
-    /// `Forwarded` (RFC 7239) for the host that was asked for last; it hardly changes on one connection.
-    forwarded: RefCell<Option<(HeaderValue, HeaderValue)>>,
-}
-
 /// What must be changed in a head, found in one pass over its names.
 #[derive(Debug, Default)]
 struct Found {
@@ -45,45 +36,6 @@ struct Found {
     /// Fields that end here, `connection` aside.
     hop_by_hop: bool,
     ours: bool,
-}
-
-impl Peer {
-    /// The client at this address.
-    pub fn new(address: SocketAddr) -> Self {
-        // An IPv4 client of a dual-stack listener is known by its IPv4 address.
-        let ip = address.ip().to_canonical().to_string();
-        let ip_value = HeaderValue::from_str(&ip).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        Self { ip, ip_value, forwarded: RefCell::new(None) }
-    }
-
-    /// Its address in text.
-    pub fn ip(&self) -> &str {
-        &self.ip
-    }
-
-    fn forwarded(&self, host: &HeaderValue) -> HeaderValue {
-        let mut last = self.forwarded.borrow_mut();
-        match &*last {
-            Some((for_host, value)) if for_host == host => value.clone(),
-            _ => {
-                let value = self.format_forwarded(host);
-                // A copy: the host itself is a slice of a buffer, which it would hold for as long as the connection lives.
-                *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| (host, value.clone()));
-                value
-            }
-        }
-    }
-
-    fn format_forwarded(&self, host: &HeaderValue) -> HeaderValue {
-        let node = match self.ip.parse() {
-            // RFC 7239 §6: an IPv6 address is bracketed and quoted.
-            Ok(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
-            _ => self.ip.clone(),
-        };
-        let host = host.to_str().unwrap_or_default();
-        let text = format!("for={node};host=\"{host}\";proto=http");
-        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("proto=http"))
-    }
 }
 
 /// Turns a client's fields into those for the upstream. `version` is what the client spoke, `host` is what the client asked for; `upstream_host` is sent
@@ -112,7 +64,7 @@ pub(super) fn to_upstream(
         // hyper frames the body anew. It must be told for methods that seldom have one.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    headers.append(FORWARDED_FOR, peer.ip_value.clone());
+    headers.append(FORWARDED_FOR, peer.ip_value());
     headers.append(FORWARDED, peer.forwarded(&host));
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     // RFC 9110 §7.6.3: the protocol in which it was received.
@@ -239,6 +191,8 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -322,15 +276,6 @@ mod tests {
         let headers = sent(&[("connection", "Upgrade"), ("upgrade", "websocket")], true);
         assert_eq!(text(&headers, "connection"), ["upgrade"]);
         assert_eq!(text(&headers, "upgrade"), ["websocket"]);
-    }
-
-    #[test]
-    fn an_ipv6_client_is_quoted() {
-        let peer = Peer::new("[2001:db8::1]:1".parse().expect("an address"));
-        let value = peer.forwarded(&HeaderValue::from_static("a"));
-        assert_eq!(value, "for=\"[2001:db8::1]\";host=\"a\";proto=http");
-        let mapped = Peer::new("[::ffff:1.2.3.4]:1".parse().expect("an address"));
-        assert_eq!(mapped.ip(), "1.2.3.4");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod error;
 mod forward;
 mod headers;
 mod outgoing;
+mod peer;
 mod readahead;
 mod record;
 pub mod route;
@@ -18,7 +19,7 @@ mod tunnel;
 mod worker;
 
 pub use error::ProxyError;
-pub use headers::Peer;
+pub use peer::Peer;
 pub use serve::serve;
 pub use site::Site;
 pub use worker::{InFlight, Worker};

@@ -15,8 +15,8 @@ use hyper::body::Incoming;
 use super::body::{Relayed, ResponseBody};
 use super::error::ProxyError;
 use super::forward::{Answer, forward};
-use super::headers::Peer;
 use super::outgoing::Outgoing;
+use super::peer::Peer;
 use super::record::Record;
 use super::tunnel;
 use super::worker::{InFlight, Worker};
@@ -26,11 +26,11 @@ use super::worker::{InFlight, Worker};
 /// What can be done without waiting is done before there is a future, so that what waits is small.
 pub fn serve(
     worker: &Rc<Worker>,
-    peer: &Peer,
+    peer: &Rc<Peer>,
     ambiguous: bool,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
-    let in_flight = worker.begin();
+    let in_flight = worker.begin(peer);
     let mut record = begin_record(worker, &request);
     let prepared = if ambiguous {
         Err(ProxyError::InvalidRequest("its length is stated more than once"))

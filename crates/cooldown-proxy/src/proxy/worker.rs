@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use super::peer::Peer;
 use super::readahead::AheadMemory;
 use super::site::Site;
 use crate::upstream::Pool;
@@ -28,7 +29,10 @@ pub struct Worker {
 
 /// A request that is under way, from its head to the last byte of its response.
 #[derive(Debug)]
-pub struct InFlight(Rc<Worker>);
+pub struct InFlight {
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+}
 
 impl Worker {
     /// One of `workers` workers for this site.
@@ -45,9 +49,10 @@ impl Worker {
     }
 
     /// Counts a request as under way.
-    pub(super) fn begin(self: &Rc<Self>) -> InFlight {
+    pub(super) fn begin(self: &Rc<Self>, peer: &Rc<Peer>) -> InFlight {
         self.in_flight.set(self.in_flight.get() + 1);
-        InFlight(Rc::clone(self))
+        peer.begin();
+        InFlight { worker: Rc::clone(self), peer: Rc::clone(peer) }
     }
 
     /// From now on new requests are refused, and connections close after their responses.
@@ -70,10 +75,11 @@ impl Worker {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let left = self.0.in_flight.get() - 1;
-        self.0.in_flight.set(left);
+        self.peer.end();
+        let left = self.worker.in_flight.get() - 1;
+        self.worker.in_flight.set(left);
         if left == 0 {
-            self.0.quiet.notify_one();
+            self.worker.quiet.notify_one();
         }
     }
 }

@@ -10,10 +10,11 @@ use std::task::{Context, Poll, Waker};
 
 use http::{Request, Response};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
+use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use super::deadline::Deadline;
 use super::stream::Stream;
 use crate::proxy::body::RequestBody;
 
@@ -31,6 +32,8 @@ pub struct Connection {
     over: bool,
     /// It has carried a request before, so that the upstream may be closing it.
     reused: bool,
+    /// When the present request's response head must have come.
+    deadline: Deadline,
 }
 
 /// Why there is no response head.
@@ -44,6 +47,15 @@ pub enum ExchangeError {
     Timeout,
 }
 
+impl ExchangeError {
+    fn of(mut error: TrySendError<Request<RequestBody>>, reused: bool) -> Self {
+        match error.take_message().filter(|_| reused) {
+            Some(request) => Self::Unsent(Box::new(request)),
+            None => Self::Failed(error.into_error()),
+        }
+    }
+}
+
 impl Connection {
     /// Speaks HTTP/1.1 over a fresh stream.
     ///
@@ -53,7 +65,7 @@ impl Connection {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(READ_BUFFER);
         let (sender, driver) = builder.handshake(TokioIo::new(stream)).await?;
-        Ok(Self { sender, driver, over: false, reused: false })
+        Ok(Self { sender, driver, over: false, reused: false, deadline: Deadline::default() })
     }
 
     /// Whether a request can be sent now. Notices a connection that the upstream has closed.
@@ -88,20 +100,16 @@ impl Connection {
     ) -> Result<Response<Incoming>, ExchangeError> {
         let reused = std::mem::replace(&mut self.reused, true);
         let mut answer = pin!(self.sender.try_send_request(*request));
-        let head = std::future::poll_fn(|cx| {
+        std::future::poll_fn(|cx| {
             if !self.over && self.driver.poll_without_shutdown(cx).is_ready() {
                 self.over = true;
             }
-            answer.as_mut().poll(cx)
-        });
-        match timeout_at(deadline, head).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(mut error)) => match error.take_message().filter(|_| reused) {
-                Some(request) => Err(ExchangeError::Unsent(Box::new(request))),
-                None => Err(ExchangeError::Failed(error.into_error())),
-            },
-            Err(_) => Err(ExchangeError::Timeout),
-        }
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(answer.map_err(|error| ExchangeError::of(error, reused)));
+            }
+            self.deadline.poll(deadline, cx).map(|()| Err(ExchangeError::Timeout))
+        })
+        .await
     }
 
     /// The stream after a `101 Switching Protocols`, and what was already read from it.

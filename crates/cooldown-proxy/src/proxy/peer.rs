@@ -1,0 +1,97 @@
+//! A client's end of a connection.
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderValue;
+
+/// A client's end of a connection, in the forms in which upstreams are told about it.
+#[derive(Debug)]
+pub struct Peer {
+    ip: String,
+    ip_value: HeaderValue,
+    /// `Forwarded` (RFC 7239) for the host that was asked for last; it hardly changes on one connection.
+    forwarded: RefCell<Option<(HeaderValue, HeaderValue)>>,
+    /// How many requests have begun.
+    requests: Cell<u64>,
+    /// Whether one of them has not ended.
+    busy: Cell<bool>,
+}
+
+impl Peer {
+    /// The client at this address.
+    pub fn new(address: SocketAddr) -> Self {
+        // An IPv4 client of a dual-stack listener is known by its IPv4 address.
+        let ip = address.ip().to_canonical().to_string();
+        let ip_value = HeaderValue::from_str(&ip).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        Self { ip, ip_value, forwarded: RefCell::new(None), requests: Cell::new(0), busy: Cell::new(false) }
+    }
+
+    /// Its address in text.
+    pub fn ip(&self) -> &str {
+        &self.ip
+    }
+
+    /// The same for `x-forwarded-for`.
+    pub(super) fn ip_value(&self) -> HeaderValue {
+        self.ip_value.clone()
+    }
+
+    /// How many requests have begun on the connection.
+    pub fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// Whether a request is under way on it.
+    pub fn is_busy(&self) -> bool {
+        self.busy.get()
+    }
+
+    pub(super) fn begin(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.busy.set(true);
+    }
+
+    pub(super) fn end(&self) {
+        self.busy.set(false);
+    }
+
+    /// `forwarded` for a request that asks for this host.
+    pub(super) fn forwarded(&self, host: &HeaderValue) -> HeaderValue {
+        let mut last = self.forwarded.borrow_mut();
+        match &*last {
+            Some((for_host, value)) if for_host == host => value.clone(),
+            _ => {
+                let value = self.format_forwarded(host);
+                // A copy: the host itself is a slice of a buffer, which it would hold for as long as the connection lives.
+                *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| (host, value.clone()));
+                value
+            }
+        }
+    }
+
+    fn format_forwarded(&self, host: &HeaderValue) -> HeaderValue {
+        let node = match self.ip.parse() {
+            // RFC 7239 §6: an IPv6 address is bracketed and quoted.
+            Ok(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
+            _ => self.ip.clone(),
+        };
+        let host = host.to_str().unwrap_or_default();
+        let text = format!("for={node};host=\"{host}\";proto=http");
+        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("proto=http"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_client_is_quoted() {
+        let peer = Peer::new("[2001:db8::1]:1".parse().expect("an address"));
+        let value = peer.forwarded(&HeaderValue::from_static("a"));
+        assert_eq!(value, "for=\"[2001:db8::1]\";host=\"a\";proto=http");
+        let mapped = Peer::new("[::ffff:1.2.3.4]:1".parse().expect("an address"));
+        assert_eq!(mapped.ip(), "1.2.3.4");
+    }
+}
