@@ -258,8 +258,8 @@ impl RateBucket {
         self.period.saturating_add(guard.max(1))
     }
 
-    /// A cost that was estimated as nothing turned out to be something: it is written down under its own instant if
-    /// that is the youngest, else as of now. True if it still matters.
+    /// A cost that was estimated as nothing turned out to be something: it is written down as of now, which holds it
+    /// no shorter than its own instant would. True if it still matters.
     fn charge_late(&mut self, now: u64, at: u64, actual: u64) -> bool {
         let in_window = at.saturating_add(self.hold()) > now;
         if in_window {

@@ -4,14 +4,14 @@ use crate::ask::Ticket;
 use crate::bucket::{Bucket, RateBucket, Slots};
 use crate::cost::Cost;
 use crate::keys::{KeyIndex, KeySet};
-use crate::line::{FlowState, Place, Queue};
+use crate::line::{Ages, FlowState, Place, Queue};
 use crate::pacer::Pacer;
 use crate::time::Instant;
 
 /// Virtual time is counted in picoseconds.
 const PICOS_PER_NANO: f64 = 1000.0;
 
-/// What leaves before a waiter, of its own queue.
+/// What leaves before a waiter.
 struct Ahead {
     requests: f64,
     cost: Cost,
@@ -29,11 +29,11 @@ impl Pacer {
         let waiter = self.line.waiter(place);
         let queue = self.line.queue_of(waiter);
         let ahead = self.ahead_in_queue(queue, place);
+        let ages = self.ages(now);
         let per_key = queue.keys.iter().map(|&key| {
-            let total = ahead.cost.plus(&self.ahead_in_other_queues(now, place, key, &ahead));
-            let requests = ahead.requests + self.requests_of_other_queues(now, place, key, &ahead);
+            let ahead = self.with_other_queues(now, waiter.queue, key, &ages, &ahead);
             let buckets = self.keys.get(key).buckets.iter();
-            buckets.map(|bucket| departure(bucket, now, &total, requests, &waiter.cost)).max().unwrap_or(now)
+            buckets.map(|bucket| departure(bucket, now, &ahead, &waiter.cost)).max().unwrap_or(now)
         });
         per_key.max().unwrap_or(now).max(now)
     }
@@ -101,40 +101,25 @@ impl Pacer {
         (span / f64::from(flow.weight)).max(1.0)
     }
 
-    /// What other queues take from a key first: everything of more urgent ones, a fair part of equally urgent ones.
-    fn ahead_in_other_queues(&self, now: u64, place: Place, key: KeyIndex, ahead: &Ahead) -> Cost {
-        self.other_queues(now, place, key, ahead).fold(Cost::NOTHING, |sum, (queue, served)| {
-            sum.plus(&queue.backlog.times(served / f64::from(queue.waiting)))
-        })
-    }
-
-    fn requests_of_other_queues(&self, now: u64, place: Place, key: KeyIndex, ahead: &Ahead) -> f64 {
-        self.other_queues(now, place, key, ahead).map(|(_, served)| served).sum()
-    }
-
-    fn other_queues<'a>(
-        &'a self,
-        now: u64,
-        place: Place,
-        key: KeyIndex,
-        ahead: &'a Ahead,
-    ) -> impl Iterator<Item = (&'a Queue, f64)> {
-        let own = self.line.waiter(place).queue;
-        let ages = self.ages(now);
-        let (rank, weight) = (self.line.rank(own, &ages).level, self.line.queues[own as usize].weight.max(1));
-        let queues = self.line.queues.iter().map(|(index, queue)| (index as u32, queue));
-        let others = queues.filter(move |(index, queue)| *index != own && queue.keys.contains(&key));
-        // Who waits for a limit of its own does not take what others wait for.
-        let others = others.filter(move |(index, _)| !self.waits_for_its_own(now, *index));
-        others.map(move |(index, queue)| {
+    /// Adds what other queues take from a key first: everything of more urgent ones, a fair part of equally urgent ones.
+    fn with_other_queues(&self, now: u64, own: u32, key: KeyIndex, ages: &Ages, ahead: &Ahead) -> Ahead {
+        let (level, weight) = (self.line.rank(own, ages).level, self.line.queues[own as usize].weight.max(1));
+        let mut sum = Ahead { requests: ahead.requests, cost: ahead.cost };
+        for (index, queue) in self.line.queues.iter().map(|(index, queue)| (index as u32, queue)) {
+            // Who waits for a limit of its own does not take what others wait for.
+            if index == own || !queue.keys.contains(&key) || self.waits_for_its_own(now, index) {
+                continue;
+            }
             let all = f64::from(queue.waiting);
-            let served = match self.line.rank(index, &ages).level.cmp(&rank) {
+            let served = match self.line.rank(index, ages).level.cmp(&level) {
                 std::cmp::Ordering::Less => all,
                 std::cmp::Ordering::Equal => all.min((ahead.requests + 1.0) * queue.weight as f64 / weight as f64),
                 std::cmp::Ordering::Greater => 0.0,
             };
-            (queue, served)
-        })
+            sum.requests += served;
+            sum.cost = sum.cost.plus(&queue.backlog.times(served / all));
+        }
+        sum
     }
 
     /// What fairness charges for a cost, where it is not known yet which limit will bind: the largest part of any.
@@ -148,15 +133,15 @@ impl Pacer {
     }
 }
 
-/// When a bucket lets a request of `cost` leave, after others that cost `ahead` together.
-fn departure(bucket: &Bucket, now: u64, ahead: &Cost, requests: f64, cost: &Cost) -> u64 {
+/// When a bucket lets a request of `cost` leave, after others.
+fn departure(bucket: &Bucket, now: u64, ahead: &Ahead, cost: &Cost) -> u64 {
     match bucket {
         Bucket::Rate(rate) => {
             // None of them takes more than the whole limit.
-            let most = (requests.ceil() as u64).saturating_mul(rate.rate.amount());
-            rate_departure(rate, now, ahead.get(rate.unit()).min(most), bucket.share_of(cost))
+            let most = (ahead.requests.ceil() as u64).saturating_mul(rate.rate.amount());
+            rate_departure(rate, now, ahead.cost.get(rate.unit()).min(most), bucket.share_of(cost))
         }
-        Bucket::Slots(slots) => slot_departure(slots, now, requests),
+        Bucket::Slots(slots) => slot_departure(slots, now, ahead.requests),
     }
 }
 
