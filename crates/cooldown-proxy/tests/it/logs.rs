@@ -28,7 +28,7 @@ fn asked(path: &str) -> http::Request<crate::support::Body> {
 /// that no route matched, and one whose client left while it waited.
 async fn run(format: &str) -> Vec<String> {
     let upstream = Upstream::start(plain).await;
-    let mut binary = Binary::serve(&config(&upstream, format));
+    let binary = Binary::serve(&config(&upstream, format));
     let address = binary.address();
     assert_eq!(fetch(address, asked("/served?key=query-secret")).await.status, StatusCode::OK);
     let mut refused = asked("/refused");
@@ -46,12 +46,7 @@ async fn run(format: &str) -> Vec<String> {
     leaving.abort();
     until("five lines were written", || access_lines(&binary.lines()).len() >= 5).await;
     binary.signal("TERM");
-    let lines = tokio::task::spawn_blocking(move || {
-        binary.end();
-        binary.lines()
-    })
-    .await
-    .expect("no panic");
+    let lines = lines_after_the_end(binary).await;
     for line in &lines {
         assert!(!line.contains("secret"), "a secret is in the log: {line}");
     }
@@ -112,20 +107,24 @@ async fn each_request_gets_one_object_of_json() {
     assert!(left["wait_ms"].as_f64().is_some_and(|wait| wait > 100.0), "it waited: {left}");
 }
 
+/// Everything that the program has written once it has ended.
+async fn lines_after_the_end(mut binary: Binary) -> Vec<String> {
+    let ended = tokio::task::spawn_blocking(move || {
+        binary.end();
+        binary.lines()
+    });
+    ended.await.expect("no panic")
+}
+
 #[tokio::test]
 async fn access_lines_can_be_switched_off() {
     let upstream = Upstream::start(plain).await;
-    let mut binary = Binary::serve(&format!(
+    let binary = Binary::serve(&format!(
         "server: {{host: 127.0.0.1, port: 0}}\nadmin: off\nlog: {{access: false}}\nroutes: {{\"*\": \"{}\"}}\n",
         upstream.url()
     ));
     assert_eq!(get(binary.address(), "a.example", "/").await.status, StatusCode::OK);
     binary.signal("TERM");
-    let lines = tokio::task::spawn_blocking(move || {
-        binary.end();
-        binary.lines()
-    })
-    .await
-    .expect("no panic");
+    let lines = lines_after_the_end(binary).await;
     assert!(access_lines(&lines).is_empty(), "{lines:#?}");
 }
