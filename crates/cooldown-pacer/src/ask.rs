@@ -144,6 +144,8 @@ pub struct Permit {
     pub(crate) at: u64,
     /// When it was granted; what slots are held for is measured from here.
     pub(crate) granted: u64,
+    /// Whether the upstream's answer has been heard.
+    pub(crate) heard: bool,
 }
 
 impl Permit {
@@ -204,11 +206,4 @@ pub enum Why {
     LineFull,
     /// The wait budget ends before it could leave.
     WaitTooLong,
-}
-
-/// What one response said about limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Observation {
-    /// The upstream refused, for its limit, what these configured limits allow: their guard is widened.
-    Refused(Key),
 }

@@ -27,6 +27,7 @@ mod cost;
 mod keys;
 mod limit;
 mod line;
+mod observation;
 mod pace;
 mod pacer;
 mod predict;
@@ -34,9 +35,10 @@ mod time;
 mod window;
 
 pub use ask::{
-    Admission, Ask, Departure, Flow, Key, LimitsId, Observation, Permit, Refusal, Spent, Ticket, Urgency, Weight, Why,
+    Admission, Ask, Departure, Flow, Key, LimitsId, Permit, Refusal, Spent, Ticket, Urgency, Weight, Why,
 };
 pub use cost::{Cost, Unit};
 pub use limit::{LARGEST_AMOUNT, LONGEST_PERIOD, Limit, Rate, RateError, SHORTEST_PERIOD};
-pub use pacer::{Pacer, Room, Settings};
+pub use observation::{Lesson, Observation, Refill, Told};
+pub use pacer::{Closure, Pacer, Room, Settings, Source, Teaching};
 pub use time::Instant;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::ask::{Admission, Ask, Departure, Key, LimitsId, Observation, Permit, Refusal, Spent, Ticket, Why};
+use crate::ask::{Admission, Ask, Departure, Key, LimitsId, Permit, Refusal, Spent, Ticket, Why};
 use crate::bucket::Bucket;
 use crate::cost::Cost;
 use crate::keys::{KeySet, Keys};
 use crate::limit::Limit;
 use crate::line::{Ages, Joining, Line, Place};
+use crate::observation::{Lesson, Observation};
 use crate::time::{Instant, nanos};
 
 /// A late timer may make up for this much time at once; after a longer pause departures go on from there.
@@ -64,10 +65,42 @@ pub struct Pacer {
 pub struct Room {
     /// The limit.
     pub limit: Limit,
+    /// How it is known.
+    pub source: Source,
     /// What the current window still allows; negative while more was taken than allowed.
     pub left: i64,
     /// When a whole unit (one request, one token, one slot) may leave next; `None` = when a slot is given back.
     pub free_at: Option<Instant>,
+}
+
+/// How a limit is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// It was given to [`Pacer::add_limits`] or [`Pacer::add_teaching_limits`].
+    Configured,
+    /// The upstream told it.
+    Learned,
+    /// The upstream told nothing but when it was too much: it was found by trying.
+    Found,
+}
+
+/// How an upstream is met that may have limits which nobody has stated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Teaching {
+    /// Everything leaves at once until the upstream turns something away.
+    Bold,
+    /// As long as nothing is known, only a few requests are under way before the first response, and twice as many with
+    /// every round trip: the first crowd does not run into a limit whose existence the first response tells.
+    Cautious,
+}
+
+/// A key that its upstream has closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closure {
+    /// Which.
+    pub key: Key,
+    /// Until when. After that, one request goes first.
+    pub until: Instant,
 }
 
 /// What to do next.
@@ -92,6 +125,13 @@ impl Pacer {
 
     /// Adds a list of limits that hold together. Every [`Key`] that names it has buckets of its own.
     pub fn add_limits(&mut self, limits: Vec<Limit>) -> LimitsId {
+        self.keys.add_limits(limits)
+    }
+
+    /// Adds a list of limits, which may be empty, that hold together and that the upstream may add to: it may close a key,
+    /// and what its responses tell about limits holds beside those that were given. See [`Pacer::observe`].
+    pub fn add_teaching_limits(&mut self, limits: Vec<Limit>, teaching: Teaching) -> LimitsId {
+        let _ = teaching;
         self.keys.add_limits(limits)
     }
 
@@ -189,14 +229,44 @@ impl Pacer {
         }
     }
 
-    /// An upstream said something about limits.
-    pub fn observe(&mut self, now: Instant, observation: Observation) {
+    /// The upstream answered a request that has left. Call it for everything that the answer says, and once with
+    /// [`Observation::Accepted`] if it was no refusal.
+    pub fn observe(&mut self, now: Instant, permit: &mut Permit, observation: Observation) -> Option<Lesson> {
         let now = self.advance(now);
-        let Observation::Refused(key) = observation;
-        for index in self.keys.resolve(now, &[key]) {
-            self.keys.get_mut(index).buckets.iter_mut().for_each(|bucket| bucket.refused(now));
+        permit.heard = true;
+        if let Observation::Refused { key, .. } = observation {
+            for index in self.keys.resolve(now, &[key]) {
+                self.keys.get_mut(index).buckets.iter_mut().for_each(|bucket| bucket.refused(now));
+            }
+            self.look_again();
         }
-        self.look_again();
+        None
+    }
+
+    /// When a request would leave if it asked now, and nobody asked after it.
+    pub fn foresee(&mut self, now: Instant, ask: &Ask) -> Instant {
+        let now = self.advance(now);
+        let ask = Ask { cost: ask.cost.capped(), ..ask.clone() };
+        let keys = self.keys.resolve(now, &ask.keys);
+        if self.is_clear(now, &keys, &ask.cost) {
+            return Instant::from_nanos(now);
+        }
+        let place = self.join(now, keys, &ask);
+        let leaves = self.predicted(now, place);
+        self.leave_line(now, place);
+        Instant::from_nanos(leaves)
+    }
+
+    /// What is known beside what was configured: for every key of these limits, each limit that was learned or found.
+    pub fn learned(&self, now: Instant, limits: LimitsId) -> Vec<(Key, Room)> {
+        let _ = (now, limits);
+        Vec::new()
+    }
+
+    /// Which keys of these limits are closed.
+    pub fn closed(&self, now: Instant, limits: LimitsId) -> Vec<Closure> {
+        let _ = (now, limits);
+        Vec::new()
     }
 
     /// How many requests wait.
@@ -248,7 +318,7 @@ impl Pacer {
         for &key in &keys {
             self.keys.get_mut(key).take(now, due, &cost);
         }
-        Permit { keys, taken: cost, at: now, granted: now }
+        Permit { keys, taken: cost, at: now, granted: now, heard: false }
     }
 
     fn join(&mut self, now: u64, keys: KeySet, ask: &Ask) -> Place {
@@ -450,5 +520,5 @@ fn room(mut bucket: Bucket, now: u64) -> Room {
         Bucket::Slots(slots) => i64::from(slots.max) - i64::from(slots.taken),
     };
     let earliest = bucket.earliest(1);
-    Room { limit: bucket.limit(), left, free_at: (earliest < u64::MAX).then(|| Instant::from_nanos(earliest.max(now))) }
+    Room { limit: bucket.limit(), source: Source::Configured, left, free_at: (earliest < u64::MAX).then(|| Instant::from_nanos(earliest.max(now))) }
 }

@@ -67,7 +67,10 @@ proptest! {
                     pacer.predict(at(now), ticket);
                     pacer.cancel(at(now), ticket);
                 }
-                5 => pacer.observe(at(now), Observation::Refused(key)),
+                5 => {
+                    let Some(permit) = permits.last_mut() else { continue };
+                    pacer.observe(at(now), permit, Observation::Refused { key, unit: None, until: None });
+                }
                 6 => permits.iter_mut().for_each(|permit| pacer.sent(at(now), permit)),
                 _ => {
                     pacer.due(at(now), &mut out);

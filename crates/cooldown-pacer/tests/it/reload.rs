@@ -107,7 +107,10 @@ fn a_number_in_flight_that_comes_counts_those_in_flight() {
 #[test]
 fn a_guard_that_was_widened_for_a_day_is_not_kept_for_a_second() {
     let (mut pacer, limits) = pacer_with(deep(), &[full_burst(requests_per(100, 86_400_000))]);
-    pacer.observe(at(0), Observation::Refused(Key::whole(limits)));
+    let key = Key::whole(limits);
+    let Admission::Go(mut permit) = pacer.admit(at(0), Ask::new(Flow(9), [key])) else { panic!("there is room") };
+    pacer.observe(at(0), &mut permit, Observation::Refused { key, unit: None, until: None });
+    pacer.settle(at(0), permit, Spent::Nothing);
     pacer.set_limits(at(1), limits, vec![full_burst(requests_per(10, 1000))]);
     assert_eq!(go(&mut pacer, 2, limits, 20).len(), 10);
     assert_eq!(go(&mut pacer, 2 + SECOND + SECOND / 5, limits, 20).len(), 10);

@@ -340,6 +340,13 @@ fn keys_that_clients_choose_are_bounded_and_forgotten() {
     assert_eq!(pacer.keys_in_use(at(3600 * SECOND)), 0);
 }
 
+/// One request leaves and is refused by the upstream.
+fn refuse(pacer: &mut Pacer, key: Key) {
+    let Admission::Go(mut permit) = pacer.admit(at(0), Ask::new(Flow(9), [key])) else { panic!("there is room") };
+    pacer.observe(at(0), &mut permit, Observation::Refused { key, unit: None, until: None });
+    pacer.settle(at(0), permit, Spent::Nothing);
+}
+
 #[test]
 fn a_refusal_by_the_upstream_widens_the_guard_of_the_limits_it_concerns() {
     let (mut pacer, limits) = pacer_with(Settings::default(), &[requests_per(10, 1000).into()]);
@@ -353,7 +360,7 @@ fn a_refusal_by_the_upstream_widens_the_guard_of_the_limits_it_concerns() {
         }
         pacer.room(at(0), Key::whole(limits))[0].free_at.expect("a rate").as_nanos()
     };
-    pacer.observe(at(0), Observation::Refused(Key::whole(limits)));
+    refuse(&mut pacer, Key::whole(limits));
     let (widened, ordinary) = (due(&mut pacer, limits), due(&mut pacer, other));
     assert_eq!(widened, ordinary + 3 * MILLI, "the guard has doubled");
 }

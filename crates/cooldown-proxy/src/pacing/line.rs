@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use cooldown_pacer::{Ask, Departure, Instant, Key, Observation, Pacer, Refusal, Room, Spent, Ticket};
+use cooldown_pacer::{Ask, Departure, Instant, Key, Lesson, Observation, Pacer, Refusal, Room, Spent, Ticket};
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -106,13 +106,11 @@ impl Line {
         })
     }
 
-    /// Reports that the upstream refused, by its limit, what these keys' limits allow.
-    pub fn refused_by_upstream(self: &Arc<Self>, keys: &[Key]) {
-        self.decide(|inner, now| {
-            for key in keys {
-                inner.pacer.observe(now, Observation::Refused(*key));
-            }
-        });
+    /// When a request would leave if it asked now.
+    pub fn foresee(&self, ask: &Ask) -> Instant {
+        let mut inner = self.inner.lock();
+        let now = self.clock.now();
+        inner.pacer.foresee(now, ask)
     }
 
     /// How much may leave now, for each limit of a key.
@@ -233,6 +231,13 @@ impl Permit {
     /// The request was not written after all.
     pub fn unsent(&mut self) {
         self.sent = false;
+    }
+
+    /// Hears what the upstream's response says about limits.
+    pub fn observe(&mut self, observation: Observation) -> Option<Lesson> {
+        let (line, permit) = self.held.as_mut()?;
+        let line = Arc::clone(line);
+        line.decide(|inner, now| inner.pacer.observe(now, permit, observation))
     }
 
     /// Ends it with what was really spent.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use cooldown_pacer::Observation;
 use http::header::UPGRADE;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -59,7 +60,7 @@ pub(super) async fn forward(
     let pool = worker.pool(outgoing.route);
     let mut turn = pace(worker, pool, &mut outgoing, record).await?;
     let mut response = send(&mut turn, pool, outgoing.request, route, record).await?;
-    observe(&turn, &response);
+    observe(&mut turn, &response);
     let protocol = outgoing.upgrade.as_ref().and_then(|_| response.headers_mut().remove(UPGRADE));
     headers::to_client(response.headers_mut(), &route.name_value, turn.waited, 1);
     Ok(Answer { response, lease: turn.lease, permit: turn.permit, upgrade: outgoing.upgrade, protocol })
@@ -157,11 +158,13 @@ async fn send(
 }
 
 /// Hears what the response says about limits.
-fn observe(turn: &Turn, response: &Response<Incoming>) {
-    if let Some((line, keys)) = &turn.limits
+fn observe(turn: &mut Turn, response: &Response<Incoming>) {
+    if let Some((_, keys)) = &turn.limits
         && response.status() == StatusCode::TOO_MANY_REQUESTS
     {
-        line.refused_by_upstream(keys);
+        for &key in keys {
+            turn.permit.observe(Observation::Refused { key, unit: None, until: None });
+        }
     }
 }
 
