@@ -9,6 +9,8 @@ use super::field::{Field, Fields, Named};
 use super::limits;
 use super::model::{Client, ClientBy, Queue, Retry, RetryOn};
 
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3600);
 const MOST_DEPTH: u64 = 1_000_000;
@@ -91,7 +93,7 @@ pub(super) fn queue(file: &mut Fields<'_>, report: &mut Report) -> Queue {
     if let Some(ageing) = section.take("ageing").and_then(|field| field.duration(ageing, report)) {
         queue.ageing = ageing;
     }
-    let guard = Duration::ZERO..=Duration::from_secs(1);
+    let guard = Duration::ZERO..=SECOND;
     if let Some(guard) = section.take("guard").and_then(|field| field.duration(guard, report)) {
         queue.guard = guard;
     }
@@ -99,8 +101,7 @@ pub(super) fn queue(file: &mut Fields<'_>, report: &mut Report) -> Queue {
         queue.client_by = client_by(field, report);
     }
     if let Some(field) = section.take("keepalive").filter(|field| !field.is("off")) {
-        let message = "`queue.keepalive` is not supported by this version";
-        report.fault(field.at(), message, "write `keepalive: off`; a later version will understand more");
+        queue.keepalive = field.duration(SECOND..=HOUR, report);
     }
     section.close(report);
     queue
@@ -135,6 +136,9 @@ pub(super) fn retry(file: &mut Fields<'_>, report: &mut Report) -> Retry {
     }
     if let Some(field) = section.take("on") {
         retry.on = field.items().iter().filter_map(|item| retry_on(item, report)).collect();
+    }
+    if let Some(time) = section.take("hold_stream").and_then(|field| field.duration(Duration::ZERO..=MINUTE, report)) {
+        retry.hold_stream = time;
     }
     section.close(report);
     retry

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use cooldown_pacer::{Limit, Unit};
+use cooldown_pacer::Limit;
 
 use super::model::{Config, DomainLimits, Keys, Match, Provider, Route, Upstream};
 
@@ -33,33 +33,12 @@ impl Config {
         }
         for route in &self.routes {
             let limits = [paced(&route.limits), self.paced_by_domain(route)].concat();
-            describe_upstream(&mut text, &route.name, &route.upstream, &limits);
+            let _ = writeln!(text, "  {} → {}: {}", route.name, route.upstream, joined(&limits));
         }
         self.describe_domains(&mut text);
         self.describe_providers(&mut text);
         self.describe_clients(&mut text);
-        let later = self.not_in_force();
-        if !later.is_empty() {
-            let _ = writeln!(text, "  understood, but not in force in this version: {}", later.join(", "));
-        }
         text
-    }
-
-    /// What the configuration asks for and this version does not do.
-    fn not_in_force(&self) -> Vec<&'static str> {
-        let limits = self.routes.iter().flat_map(|route| &route.limits);
-        let limits = limits.chain(self.domain_limits.iter().flat_map(|domain| &domain.limits));
-        let limits =
-            limits.chain(&self.default_limits).chain(self.providers.iter().flat_map(|provider| &provider.limits));
-        let mut limits = limits.chain(self.clients.iter().flatten().flat_map(|client| &client.limits));
-        let counts_tokens = |limit: &Limit| matches!(limit, Limit::Rate(rate) if rate.unit() != Unit::Requests);
-        let several_keys = |provider: &Provider| matches!(&provider.keys, Keys::Ours(keys) if keys.len() > 1);
-        let asked = [
-            (limits.any(counts_tokens), "limits of tokens"),
-            (self.providers.iter().any(|provider| !provider.model_limits.is_empty()), "`model_limits`"),
-            (self.providers.iter().any(several_keys), "keys after the first of `api_keys`"),
-        ];
-        asked.into_iter().filter(|(asked, _)| *asked).map(|(_, what)| what).collect()
     }
 
     /// The entry of `rate_limits` that holds for everything that a route for hosts matches.
@@ -101,8 +80,16 @@ impl Config {
 
     fn describe_providers(&self, text: &mut String) {
         for provider in &self.providers {
-            let limits = paced(&provider.limits);
-            describe_upstream(text, &format!("/{}/…", provider.name), &provider.upstream, &limits);
+            let fallback = if provider.fallback { " (fallback)" } else { "" };
+            let limits = joined(&paced(&provider.limits));
+            let (name, upstream, keys) = (&provider.name, &provider.upstream, several_keys(provider));
+            let _ = writeln!(text, "  /{name}/… → {upstream}{fallback}: {keys}{limits}");
+            for (glob, limits) in &provider.model_limits {
+                let _ = writeln!(text, "    {glob}: {}", paced(limits).join("; "));
+            }
+            for (alias, model) in &provider.model_aliases {
+                let _ = writeln!(text, "    {alias} → {model}");
+            }
         }
     }
 
@@ -113,9 +100,16 @@ impl Config {
     }
 }
 
-fn describe_upstream(text: &mut String, name: &str, upstream: &Upstream, limits: &[String]) {
-    let limits = if limits.is_empty() { "not paced".to_owned() } else { limits.join("; ") };
-    let _ = writeln!(text, "  {name} → {upstream}: {limits}");
+fn joined(limits: &[String]) -> String {
+    if limits.is_empty() { "not paced".to_owned() } else { limits.join("; ") }
+}
+
+/// Each key has limits of its own, so their number is part of how fast a provider is.
+fn several_keys(provider: &Provider) -> String {
+    match &provider.keys {
+        Keys::Ours(keys) if keys.len() > 1 => format!("{} keys, each: ", keys.len()),
+        Keys::Ours(_) | Keys::Client => String::new(),
+    }
 }
 
 fn paced(limits: &[Limit]) -> Vec<String> {

@@ -107,6 +107,11 @@ impl<'a> Field<'a> {
         matches!(self.node.value, Value::Map(_))
     }
 
+    /// Whether nothing is written here.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self.node.value, Value::Null)
+    }
+
     /// Whether a fault of this value was reported already.
     pub(super) fn is_broken(&self) -> bool {
         matches!(self.node.value, Value::Broken)

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use cooldown_pacer::{Limit, Urgency, Weight};
 
+use super::glob::ModelGlob;
 use super::secret::Secret;
 use super::url::Url;
+use crate::provider::Charge;
 
 /// Everything that the program was told.
 #[derive(Debug, Clone)]
@@ -43,7 +45,8 @@ pub struct Server {
     pub port: u16,
     /// Threads; `None` = one for each core.
     pub workers: Option<NonZeroUsize>,
-    /// The largest request body that is read into memory, in bytes. Bodies that are only passed through have no bound.
+    /// The largest request body that is read for its model and tokens, in bytes: larger ones are refused. Bodies that only
+    /// pass through have no bound.
     pub max_body: u64,
     /// How long a client may take for a request head, and how long an idle connection is kept.
     pub header_timeout: Duration,
@@ -138,14 +141,25 @@ pub struct Provider {
     pub kind: ProviderKind,
     /// Where it is.
     pub upstream: Upstream,
+    /// What stands in place of `/v1` in the path of a request that named no provider and was routed by its model: empty, or
+    /// starting with `/` and not ending in one.
+    pub unified_base: &'static str,
     /// Its keys, at least one; `client` alone stands for the caller's own.
     pub keys: Keys,
-    /// Model names and globs.
-    pub models: Vec<String>,
+    /// Where it wants them.
+    pub key_field: KeyField,
+    /// The models that it serves, beside those in `model_aliases`.
+    pub models: Vec<ModelGlob>,
+    /// Names under which callers may ask for a model, each with the name that this provider has for it; no name twice.
+    pub model_aliases: Vec<(String, String)>,
+    /// Whether it serves a model only when the others that serve it are closed, spent or unreachable.
+    pub fallback: bool,
+    /// What it charges to its limits.
+    pub charge: Charge,
     /// Limits for each key.
     pub limits: Vec<Limit>,
-    /// Limits for each key and model that a glob matches.
-    pub model_limits: Vec<(String, Vec<Limit>)>,
+    /// Limits for each key and model; for a model, all entries that match it hold.
+    pub model_limits: Vec<(ModelGlob, Vec<Limit>)>,
 }
 
 /// A kind of API: how it states limits, usage and errors, and where it wants its key.
@@ -177,6 +191,19 @@ pub enum ProviderKind {
     GitHub,
     /// Any other HTTP API.
     Generic,
+}
+
+/// The field in which a provider wants its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyField {
+    /// `authorization: Bearer KEY` (RFC 6750).
+    Authorization,
+    /// `x-api-key: KEY`, as Anthropic has it.
+    XApiKey,
+    /// `api-key: KEY`, as Azure has it.
+    ApiKey,
+    /// `x-goog-api-key: KEY`, as Gemini has it.
+    XGoogApiKey,
 }
 
 /// Whose credentials a provider is sent.
@@ -216,6 +243,8 @@ pub struct Queue {
     pub ageing: Duration,
     /// The fixed part of the guard against network jitter; 0.1 % of the period comes on top.
     pub guard: Duration,
+    /// The longest silence towards a waiting client that asked for a stream; `None` when it waits in silence.
+    pub keepalive: Option<Duration>,
 }
 
 /// How a client is told from another.
@@ -234,10 +263,13 @@ pub enum ClientBy {
 /// `retry`.
 #[derive(Debug, Clone)]
 pub struct Retry {
-    /// How often a request is tried in all.
+    /// How often a request is tried in all. Refusals by a limit do not count: those are waited for.
     pub attempts: u32,
     /// What is tried again.
     pub on: Vec<RetryOn>,
+    /// How long the beginning of a stream is held back that holds no token yet, so that an error which comes before the
+    /// first one can be tried again.
+    pub hold_stream: Duration,
 }
 
 /// What may be tried again.
@@ -318,6 +350,7 @@ impl Default for Queue {
             client_by: vec![ClientBy::Token, ClientBy::Header, ClientBy::Authorization, ClientBy::Ip],
             ageing: Duration::from_secs(10),
             guard: Duration::from_millis(2),
+            keepalive: None,
         }
     }
 }
@@ -325,7 +358,7 @@ impl Default for Queue {
 impl Default for Retry {
     fn default() -> Self {
         let on = vec![RetryOn::Status(429), RetryOn::Status(503), RetryOn::Status(529), RetryOn::Connect];
-        Self { attempts: 3, on }
+        Self { attempts: 3, on, hold_stream: Duration::from_millis(4) }
     }
 }
 

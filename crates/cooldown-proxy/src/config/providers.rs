@@ -4,10 +4,11 @@ use cooldown_pacer::Limit;
 
 use super::fault::Report;
 use super::field::{Field, Fields, Named};
-use super::model::{HostHeader, Keys, Provider, ProviderKind, Upstream};
+use super::model::{HostHeader, KeyField, Keys, Provider, ProviderKind, Upstream};
 use super::preset::{self, Preset};
 use super::secret::Secret;
-use super::{limits, routes, url};
+use super::{limits, models, routes, url};
+use crate::provider::{Charge, OutputReservation};
 
 /// What stands in place of a key when the caller's own is to be used.
 const CALLERS_OWN: &str = "client";
@@ -27,18 +28,35 @@ fn provider(entry: &Named<'_>, report: &mut Report) -> Option<Provider> {
     let preset = preset::preset(kind);
 
     let keys = keys(&mut fields, entry, &shown, report);
-    let upstream = endpoint(&mut fields, entry, &shown, &preset, report);
-    let models = models(&mut fields, entry, &shown, &preset, report);
+    let key_field = fields.take("key_field").and_then(|field| field.choice(&preset::KEY_FIELDS, report));
+    let endpoint = endpoint(&mut fields, entry, &shown, &preset, report);
+    let models = models::models(&mut fields, entry, &preset, report);
+    let model_aliases = models::aliases(&mut fields, report);
+    let fallback = fields.take("fallback").and_then(|field| field.flag(report)).unwrap_or(false);
+    let charge = charge(&mut fields, kind, report);
     let timeouts = routes::timeouts(&mut fields, report);
     let per_second = fields.take("rate_limit").and_then(|field| limits::per_second(&field, report));
     let mut limits: Vec<Limit> = per_second.map(Limit::Rate).into_iter().collect();
     limits.extend(fields.take("limits").map(|field| limits::general(field, report)).unwrap_or_default());
-    let model_limits = model_limits(&mut fields, report);
+    let model_limits = models::limits(&mut fields, report);
     fields.close(report);
 
-    let mut upstream = upstream?;
+    let Endpoint { mut upstream, unified_base } = endpoint?;
     timeouts.apply(&mut upstream);
-    Some(Provider { name: name?, kind, upstream, keys: keys?, models, limits, model_limits })
+    Some(Provider {
+        name: name?,
+        kind,
+        upstream,
+        unified_base,
+        keys: keys?,
+        key_field: key_field.unwrap_or(preset.key_field),
+        models,
+        model_aliases,
+        fallback,
+        charge,
+        limits,
+        model_limits,
+    })
 }
 
 /// The name is the first segment of a path, so it is one.
@@ -85,62 +103,66 @@ fn keys(fields: &mut Fields<'_>, entry: &Named<'_>, name: &str, report: &mut Rep
     Some(Keys::Ours(keys.into_iter().map(|(_, key)| key).collect()))
 }
 
+/// Where an API is, and what it has there in place of `/v1`.
+struct Endpoint {
+    upstream: Upstream,
+    unified_base: &'static str,
+}
+
 fn endpoint(
     fields: &mut Fields<'_>,
     entry: &Named<'_>,
     name: &str,
     preset: &Preset,
     report: &mut Report,
-) -> Option<Upstream> {
-    if let Some(field) = fields.take("endpoint") {
-        return routes::upstream(&field, HostHeader::Upstream, report);
-    }
+) -> Option<Endpoint> {
     let known = preset.endpoint.and_then(|endpoint| url::parse(endpoint).ok());
-    if known.is_none() {
-        let hint = "write `endpoint: https://api.example.com`";
-        report.fault(entry.at, format!("provider {name}: endpoint is required"), hint);
-    }
-    known.map(|url| Upstream::at(url, HostHeader::Upstream))
-}
-
-fn models(fields: &mut Fields<'_>, entry: &Named<'_>, name: &str, preset: &Preset, report: &mut Report) -> Vec<String> {
-    let Some(field) = fields.take("models") else {
-        if preset.models.is_empty() && preset.has_models {
-            require_models(entry, name, report);
-        }
-        return preset.models.iter().map(|model| (*model).to_owned()).collect();
+    let known = known.map(|url| Upstream::at(url, HostHeader::Upstream));
+    let upstream = match fields.take("endpoint") {
+        Some(field) => routes::upstream(&field, HostHeader::Upstream, report)?,
+        None => match &known {
+            Some(known) => known.clone(),
+            None => {
+                let hint = "write `endpoint: https://api.example.com`";
+                report.fault(entry.at, format!("provider {name}: endpoint is required"), hint);
+                return None;
+            }
+        },
     };
-    let is_list = field.is_list();
-    let items = field.list(report);
-    if is_list && items.is_empty() && preset.has_models {
-        require_models(entry, name, report);
+    // Another server has its API where everybody has it, and the one that is known may well be written down.
+    let unified_base = if known.as_ref() == Some(&upstream) { preset.unified_base } else { preset::USUAL_BASE };
+    Some(Endpoint { upstream, unified_base })
+}
+
+/// What the kind charges, where nothing else is said.
+fn charge(fields: &mut Fields<'_>, kind: ProviderKind, report: &mut Report) -> Charge {
+    let known = Charge::of(kind);
+    let reservations = [
+        ("model_maximum", OutputReservation::MaxTokensOrModelMaximum),
+        ("max_tokens", OutputReservation::MaxTokens),
+        ("larger", OutputReservation::LargerOfMaxTokensAndInput),
+        ("produced", OutputReservation::AsProduced),
+        ("none", OutputReservation::None),
+    ];
+    let output = fields.take("reserve_output").and_then(|field| field.choice(&reservations, report));
+    let counts_cached = fields.take("count_cached").and_then(|field| field.flag(report));
+    Charge {
+        output: output.unwrap_or(known.output),
+        counts_cached: counts_cached.unwrap_or(known.counts_cached),
+        ..known
     }
-    items.iter().filter_map(|item| model(item, report)).collect()
-}
-
-fn require_models(entry: &Named<'_>, name: &str, report: &mut Report) {
-    let hint = "write `models: [model-name, \"family-*\"]`";
-    report.fault(entry.at, format!("provider {name}: at least one model is required"), hint);
-}
-
-fn model(field: &Field<'_>, report: &mut Report) -> Option<String> {
-    let text = field.text(report)?;
-    if text.is_empty() || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        field.fault(report, "this is no model name", "write a name or a glob, such as `qwen-*`");
-        return None;
-    }
-    Some(text.to_owned())
-}
-
-fn model_limits(fields: &mut Fields<'_>, report: &mut Report) -> Vec<(String, Vec<Limit>)> {
-    let entries = fields.take("model_limits").map(|field| field.named(report)).unwrap_or_default();
-    let limits = entries.into_iter().map(|entry| (entry.name.to_owned(), limits::general(entry.field, report)));
-    limits.collect()
 }
 
 impl ProviderKind {
     /// The name that the configuration gives it.
     pub fn name(self) -> &'static str {
         preset::KINDS.iter().find(|(_, kind)| *kind == self).map_or("generic", |(name, _)| name)
+    }
+}
+
+impl KeyField {
+    /// The field's name.
+    pub fn name(self) -> &'static str {
+        preset::KEY_FIELDS.iter().find(|(_, field)| *field == self).map_or("authorization", |(name, _)| name)
     }
 }

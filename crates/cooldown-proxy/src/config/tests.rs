@@ -6,8 +6,9 @@ use cooldown_pacer::{Limit, Rate, Unit};
 use proptest::prelude::*;
 use rstest::rstest;
 
-use super::model::{ClientBy, HostHeader, Keys, LogFormat, Match, ProviderKind, RetryOn};
+use super::model::{ClientBy, HostHeader, KeyField, Keys, LogFormat, Match, ProviderKind, RetryOn};
 use super::{Config, Faults};
+use crate::provider::{Charge, OutputReservation};
 
 /// The least that a file must hold, in front of what a test adds.
 const BASE: &str = "server: {host: localhost, port: 8080}\nroutes: {api.example.com: \"https://api.example.com\"}\n";
@@ -75,7 +76,28 @@ default_rate_limit:
     assert_eq!((admin.host.as_str(), admin.port, admin.token.is_none()), ("localhost", 9900, true));
     assert_eq!(config.server.idle_timeout, Duration::from_secs(300));
     assert_eq!(config.queue.max_wait, Duration::from_secs(300));
-    assert_eq!(config.retry.attempts, 3);
+    assert_eq!((config.retry.attempts, config.retry.hold_stream), (3, Duration::from_millis(4)));
+    assert_eq!(config.queue.keepalive, None);
+}
+
+#[rstest]
+#[case("anthropic", "", "/v1", KeyField::XApiKey)]
+#[case("gemini", "", "/v1beta/openai", KeyField::XGoogApiKey)]
+#[case("fireworks", "", "/inference/v1", KeyField::Authorization)]
+#[case("openrouter", "endpoint: \"https://openrouter.ai/\"", "/api/v1", KeyField::Authorization)]
+#[case("openrouter", "endpoint: \"https://openrouter.ai/api\"", "/v1", KeyField::Authorization)]
+#[case("groq", "endpoint: \"http://localhost:9\"", "/v1", KeyField::Authorization)]
+#[case("azure", "endpoint: \"https://me.openai.azure.com/openai\"", "/v1", KeyField::ApiKey)]
+fn a_kind_knows_where_its_api_and_its_key_belong(
+    #[case] kind: &str,
+    #[case] endpoint: &str,
+    #[case] unified_base: &str,
+    #[case] key_field: KeyField,
+) {
+    let comma = if endpoint.is_empty() { "" } else { ", " };
+    let config = valid(&format!("{BASE}providers: {{{kind}: {{api_key: k{comma}{endpoint}}}}}\n"));
+    let provider = &config.providers[0];
+    assert_eq!((provider.unified_base, provider.key_field), (unified_base, key_field));
 }
 
 #[test]
@@ -108,14 +130,23 @@ providers:
     models: ["llama-*"]
     limits: {requests: 30/min}
     model_limits: {"llama-*": {tokens: "30k/min, burst 5k"}}
+    model_aliases: {gpt-4: llama-3.3-70b, 4o: llama-4}
+    fallback: true
   openai: {api_key: client}
-  own: {api_key: x, endpoint: "http://localhost:1", models: [m], provider: openai}
+  own:
+    api_key: x
+    key_field: api-key
+    endpoint: "http://localhost:1/base"
+    models: [m]
+    provider: groq
+    reserve_output: larger
+    count_cached: true
   github: {api_key: client}
 clients:
   alice: {token: "${KEY}", weight: 2, urgency: 1, limits: {requests: 100/min}}
   bob: {}
-queue: {max_wait: 30s, max_depth: 7, keepalive: off, client_by: [token, x-cooldown-client, ip], ageing: 5s, guard: 0s}
-retry: {attempts: 5, on: [429, connect]}
+queue: {max_wait: 30s, max_depth: 7, keepalive: 15s, client_by: [token, x-cooldown-client, ip], ageing: 5s, guard: 0s}
+retry: {attempts: 5, on: [429, connect], hold_stream: 0s}
 admin: off
 log: {level: debug, format: json, access: false}
 "#,
@@ -134,13 +165,21 @@ log: {level: debug, format: json, access: false}
     assert_eq!(cerebras.limits, [Limit::Rate(requests(10, 1))]);
     assert!(matches!(&cerebras.keys, Keys::Ours(keys) if keys[0].expose() == "sk-from-env"));
     assert!(matches!(&groq.keys, Keys::Ours(keys) if keys.len() == 2));
-    assert_eq!(groq.model_limits[0].0, "llama-*");
+    assert_eq!(groq.model_limits[0].0.as_str(), "llama-*");
+    assert_eq!(groq.model_aliases[0], ("gpt-4".to_owned(), "llama-3.3-70b".to_owned()));
+    assert_eq!((groq.model_aliases[1].0.as_str(), groq.fallback, groq.unified_base), ("4o", true, "/openai/v1"));
+    assert_eq!((groq.key_field, groq.charge), (KeyField::Authorization, Charge::of(ProviderKind::Groq)));
     assert!(matches!(openai.keys, Keys::Client) && !openai.models.is_empty());
-    assert_eq!((own.kind, hub.kind), (ProviderKind::OpenAi, ProviderKind::GitHub));
+    assert_eq!((own.kind, hub.kind), (ProviderKind::Groq, ProviderKind::GitHub));
+    assert_eq!((own.key_field, own.unified_base, own.fallback), (KeyField::ApiKey, "/v1", false));
+    assert_eq!(own.charge.output, OutputReservation::LargerOfMaxTokensAndInput);
+    assert!(own.charge.counts_cached && !Charge::of(ProviderKind::Groq).counts_cached);
     let clients = config.clients.expect("clients");
     assert_eq!((clients[0].urgency.level(), clients[1].urgency.level()), (1, 3));
     assert_eq!(config.queue.client_by, [ClientBy::Token, ClientBy::Header, ClientBy::Ip]);
+    assert_eq!(config.queue.keepalive, Some(Duration::from_secs(15)));
     assert_eq!(config.retry.on, [RetryOn::Status(429), RetryOn::Connect]);
+    assert_eq!(config.retry.hold_stream, Duration::ZERO);
     assert!(config.admin.is_none());
     assert_eq!((config.log.format, config.log.access), (LogFormat::Json, false));
 }
@@ -224,7 +263,60 @@ fn what_is_required_is_asked_for(#[case] text: &str, #[case] expected: &[&str]) 
 #[case("queue: {max_wait: 2d}", "`queue.max_wait`: a duration from 0s to 1d is expected")]
 #[case("queue: {max_depth: 0}", "`queue.max_depth`: a whole number from 1 to 1000000 is expected")]
 #[case("queue: {client_by: [ip, ip]}", "`queue.client_by[1]`: this is given twice")]
-#[case("queue: {keepalive: 15s}", "`queue.keepalive` is not supported by this version")]
+#[case("queue: {keepalive: 15}", "`queue.keepalive`: this is no duration: the unit is missing")]
+#[case("queue: {keepalive: 500ms}", "`queue.keepalive`: a duration from 1s to 1h is expected")]
+#[case("retry: {hold_stream: 61s}", "`retry.hold_stream`: a duration from 0s to 1m is expected")]
+#[case("providers: {groq: {api_key: k, models: [\"a b\"]}}", "`providers.groq.models[0]`: this is no model name")]
+#[case("providers: {groq: {api_key: k, fallback: yes}}", "`providers.groq.fallback`: this is none of the known values")]
+#[case(
+    "providers: {groq: {api_key: k, key_field: cookie}}",
+    "`providers.groq.key_field`: this is none of the known values"
+)]
+#[case(
+    "providers: {groq: {api_key: k, reserve_output: all}}",
+    "`providers.groq.reserve_output`: this is none of the known values"
+)]
+#[case(
+    "providers: {groq: {api_key: k, count_cached: 1}}",
+    "`providers.groq.count_cached`: this is none of the known values"
+)]
+#[case(
+    "providers: {groq: {api_key: k, model_aliases: [a]}}",
+    "`providers.groq.model_aliases`: names and their values are expected"
+)]
+#[case(
+    "providers: {groq: {api_key: k, model_aliases: {a: }}}",
+    "`providers.groq.model_aliases.a`: this is no model name"
+)]
+#[case(
+    "providers: {groq: {api_key: k, model_aliases: {a: [b]}}}",
+    "`providers.groq.model_aliases.a`: a single value is expected"
+)]
+#[case(
+    "providers: {groq: {api_key: k, model_aliases: {a: b c}}}",
+    "`providers.groq.model_aliases.a`: this is no model name"
+)]
+#[case(
+    "providers: {groq: {api_key: k, model_aliases: {a b: c}}}",
+    "`providers.groq.model_aliases.a b`: this is no model name"
+)]
+#[case(
+    "providers: {groq: {api_key: k, model_aliases: {\"gpt-*\": b}}}",
+    "`providers.groq.model_aliases.gpt-*`: one model is expected, not a glob"
+)]
+#[case(
+    "providers: {groq: {api_key: k, model_aliases: {a: \"llama-*\"}}}",
+    "`providers.groq.model_aliases.a`: one model is expected, not a glob"
+)]
+#[case("providers: {groq: {api_key: k, model_aliases: {a: b, a: c}}}", "this is given twice")]
+#[case(
+    "providers: {groq: {api_key: k, model_limits: {\"\": {requests: 1/s}}}}",
+    "`providers.groq.model_limits.`: this is no model name"
+)]
+#[case(
+    "providers: {groq: {api_key: k, model_limits: {\"a*\": {}}}}",
+    "`providers.groq.model_limits.a*`: no limit is given"
+)]
 #[case("retry: {on: [200]}", "`retry.on[0]`: a status from 400 to 599 or `connect` is expected")]
 #[case("log: {level: loud}", "`log.level`: this is none of the known values")]
 #[case("log: {access: yes}", "`log.access`: this is none of the known values")]
@@ -459,6 +551,7 @@ rate_limits:
 default_rate_limit: {requests_per_second: 1}
 providers:
   cerebras: {api_keys: [a, b], limits: {tokens: 60k/min}, model_limits: {"qwen-*": {requests: 10/min}}}
+  groq: {api_key: c, model_aliases: {gpt-4: llama-3.3-70b}, fallback: true}
 clients: {alice: {limits: {concurrency: 4}}}
 "#,
     );
@@ -471,9 +564,11 @@ clients: {alice: {limits: {concurrency: 4}}}
       * → http://127.0.0.1:9000: by the domain asked for
       domain unrouted.org: 1 request a second: 1 at once, then one every 1 s
       any other domain: 1 request a second: 1 at once, then one every 1 s (for each)
-      /cerebras/… → https://api.cerebras.ai: 60000 tokens a minute, 6000 at once
+      /cerebras/… → https://api.cerebras.ai: 2 keys, each: 60000 tokens a minute, 6000 at once
+        qwen-*: 10 requests a minute: 1 at once, then one every 6 s
+      /groq/… → https://api.groq.com (fallback): not paced
+        gpt-4 → llama-3.3-70b
       client alice: 4 in flight
-      understood, but not in force in this version: limits of tokens, `model_limits`, keys after the first of `api_keys`
     "#);
     let quiet = valid(&format!("{BASE}admin: off\n"));
     insta::assert_snapshot!(quiet.describe(&quiet.addresses()), @r#"
