@@ -34,9 +34,7 @@ mod predict;
 mod time;
 mod window;
 
-pub use ask::{
-    Admission, Ask, Departure, Flow, Key, LimitsId, Permit, Refusal, Spent, Ticket, Urgency, Weight, Why,
-};
+pub use ask::{Admission, Ask, Departure, Flow, Key, LimitsId, Permit, Refusal, Spent, Ticket, Urgency, Weight, Why};
 pub use cost::{Cost, Unit};
 pub use limit::{LARGEST_AMOUNT, LONGEST_PERIOD, Limit, Rate, RateError, SHORTEST_PERIOD};
 pub use observation::{Lesson, Observation, Refill, Told};

@@ -520,5 +520,10 @@ fn room(mut bucket: Bucket, now: u64) -> Room {
         Bucket::Slots(slots) => i64::from(slots.max) - i64::from(slots.taken),
     };
     let earliest = bucket.earliest(1);
-    Room { limit: bucket.limit(), source: Source::Configured, left, free_at: (earliest < u64::MAX).then(|| Instant::from_nanos(earliest.max(now))) }
+    Room {
+        limit: bucket.limit(),
+        source: Source::Configured,
+        left,
+        free_at: (earliest < u64::MAX).then(|| Instant::from_nanos(earliest.max(now))),
+    }
 }

@@ -51,7 +51,7 @@ impl App {
         let admin = config.admin.as_ref().map(admin::bind).transpose()?;
         let metrics = Arc::new(Metrics::new());
         let site = Arc::new(Site::new(config, Arc::clone(&metrics), access)?);
-        site.tell_room();
+        site.tell_limits();
         let admin_state = AdminState {
             metrics,
             readiness: Arc::new(Readiness::default()),

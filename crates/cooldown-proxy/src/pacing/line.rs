@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use cooldown_pacer::{Ask, Departure, Instant, Key, Lesson, Observation, Pacer, Refusal, Room, Spent, Ticket};
+use cooldown_pacer::{
+    Ask, Closure, Cost, Departure, Instant, Key, Lesson, LimitsId, Observation, Pacer, Refusal, Room, Spent, Ticket,
+};
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -119,6 +121,23 @@ impl Line {
         inner.pacer.room(self.clock.now(), key)
     }
 
+    /// What the upstream has taught about these limits.
+    pub(super) fn learned(&self, now: Instant, limits: LimitsId) -> Vec<(Key, Room)> {
+        self.inner.lock().pacer.learned(now, limits)
+    }
+
+    /// Which keys of these limits are closed.
+    pub(super) fn closed(&self, now: Instant, limits: LimitsId) -> Vec<Closure> {
+        self.inner.lock().pacer.closed(now, limits)
+    }
+
+    /// Whether the upstream has closed one of these keys.
+    pub fn is_closed(&self, keys: &[Key]) -> bool {
+        let inner = self.inner.lock();
+        let now = self.clock.now();
+        keys.iter().any(|key| inner.pacer.closed(now, key.limits).iter().any(|closure| closure.key == *key))
+    }
+
     /// How many requests wait.
     pub fn waiting(&self) -> usize {
         self.inner.lock().waiting.len()
@@ -210,11 +229,6 @@ impl Permit {
         Self { held: Some((Arc::clone(line), permit)), sent: false }
     }
 
-    /// A permit that holds nothing, for a request that no limit concerns.
-    pub fn unpaced() -> Self {
-        Self { held: None, sent: false }
-    }
-
     /// To be called at the moment at which the request is written. `late` says that something was awaited since the
     /// grant (a connection, the wake-up of a waiter): what counts is this instant then.
     pub fn sent(&mut self, late: bool) {
@@ -231,6 +245,11 @@ impl Permit {
     /// The request was not written after all.
     pub fn unsent(&mut self) {
         self.sent = false;
+    }
+
+    /// What was taken for the request.
+    pub fn taken(&self) -> Cost {
+        self.held.as_ref().map_or(Cost::NOTHING, |(_, permit)| permit.taken())
     }
 
     /// Hears what the upstream's response says about limits.

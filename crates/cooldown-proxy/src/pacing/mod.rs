@@ -1,10 +1,12 @@
-//! Who is paced by what: from the configuration to pacers, and from a request to an ask.
+//! Who is paced by what: from the configuration to pacers, and from a request to the keys that it asks for.
 //!
-//! Everything here is shared by all workers. A request is concerned by its route's limits, by those of the domain that
-//! the client asked for, and by its client's own; `plan` sees to it that all of them live in one pacer.
+//! Everything here is shared by all workers. A request is concerned by its route's limits, by those of its API key and
+//! its model, by those of the domain that the client asked for, and by its client's own; `plan` sees to it that all of
+//! them live in one pacer.
 
 mod alarm;
 mod clock;
+mod keys;
 mod line;
 mod plan;
 mod room;
@@ -19,17 +21,20 @@ use foldhash::quality::RandomState;
 use smallvec::SmallVec;
 
 pub use clock::Clock;
+pub use keys::{Credential, Keys, Label};
 pub use line::{Admission, Line, Outcome, Permit, Place};
 
-use crate::config::Config;
+use crate::config::{Config, ModelGlob};
 use crate::proxy::route::HostTable;
 use alarm::AlarmThread;
+use keys::Pools;
+use room::Labels;
 
 /// Everything that is paced.
 #[derive(Debug)]
 pub struct Pacing {
     clock: Clock,
-    /// By the index of the route.
+    /// By the index of the route: routes first, then providers.
     routes: Vec<RouteLimits>,
     domains: HostTable<DomainEntry>,
     /// By the index of the client.
@@ -37,28 +42,35 @@ pub struct Pacing {
     lines: Vec<Arc<Line>>,
     /// Keys that a person could name.
     named: Vec<room::Named>,
+    labels: Labels,
+    pools: Pools,
     hasher: RandomState,
     _alarm: AlarmThread,
 }
 
-/// What paces the requests of one route.
-#[derive(Debug, Clone, Default)]
+/// What paces the requests of one route. Each list may be empty: then there is only what its upstream teaches.
+#[derive(Debug, Clone)]
 struct RouteLimits {
-    /// The line that its requests wait in; `None` when nothing can concern them.
-    line: Option<Arc<Line>>,
-    /// Its own limits.
-    own: Option<(LimitsId, Counted)>,
+    /// The line that its requests wait in.
+    line: Arc<Line>,
+    lists: Lists,
     /// The limits of domains without an entry.
     default: Option<LimitsId>,
 }
 
-/// What a route's own limits are counted per.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Counted {
-    /// All requests together.
-    Together,
-    /// Each set of credentials apart.
-    PerCredentials,
+/// The lists of limits that one route's requests can be concerned by.
+#[derive(Debug, Clone)]
+struct Lists {
+    /// Of all its requests together.
+    upstream: LimitsId,
+    /// Of each API key.
+    key: LimitsId,
+    /// Of each model, for each API key.
+    model: LimitsId,
+    /// The same, as configured for the models that a glob matches.
+    globs: Vec<(ModelGlob, LimitsId)>,
+    /// Of each group of requests that only the upstream knows how to form.
+    pool: LimitsId,
 }
 
 /// One entry of `rate_limits`.
@@ -69,21 +81,8 @@ struct DomainEntry {
     per_host: bool,
 }
 
-/// What a request is, as far as limits are concerned.
-#[derive(Debug, Clone, Copy)]
-pub struct Concern<'a> {
-    /// The index of its route: routes first, then providers.
-    pub route: usize,
-    /// The domain that the client asked for: lower case, no port.
-    pub host: &'a str,
-    /// The index of the configured client.
-    pub client: Option<usize>,
-    /// A hash of the credentials that are sent upstream.
-    pub credentials: u64,
-}
-
-/// The keys that concern one request.
-pub type Keys = SmallVec<[Key; 4]>;
+/// The keys that concern a request whichever way it goes.
+pub type CommonKeys = SmallVec<[Key; 2]>;
 
 impl Pacing {
     /// Builds the pacers and starts their alarm.
@@ -104,18 +103,19 @@ impl Pacing {
         self.hasher.hash_one(identity)
     }
 
-    /// The line that a request waits in and the keys that concern it; `None` when no limit does.
-    pub fn concern(&self, request: Concern<'_>) -> Option<(&Arc<Line>, Keys)> {
-        let route = &self.routes[request.route];
-        let line = route.line.as_ref()?;
-        let mut keys = Keys::new();
-        if let Some((limits, counted)) = route.own {
-            let subject = if counted == Counted::PerCredentials { request.credentials } else { 0 };
-            keys.push(Key { limits, subject });
-        }
-        keys.extend(self.domain_key(route, request.host));
-        keys.extend(request.client.and_then(|client| self.clients[client]).map(Key::whole));
-        (!keys.is_empty()).then_some((line, keys))
+    /// The line that the requests of a route wait in.
+    pub fn line(&self, route: usize) -> &Arc<Line> {
+        &self.routes[route].line
+    }
+
+    /// The keys that concern a request whichever way it goes: those of the domain that it asked for (lower case, no port),
+    /// and of the configured client that sent it. `route` is the one that its host or path leads to.
+    pub fn common_keys(&self, route: Option<usize>, host: &str, client: Option<usize>) -> CommonKeys {
+        let default = route.and_then(|route| self.routes[route].default);
+        let mut keys = CommonKeys::new();
+        keys.extend(self.domain_key(default, host));
+        keys.extend(client.and_then(|client| self.clients[client]).map(Key::whole));
+        keys
     }
 
     /// Sends away everybody who would not leave within `drain_timeout`.
@@ -124,9 +124,9 @@ impl Pacing {
         self.lines.iter().for_each(|line| line.shut_down(deadline));
     }
 
-    fn domain_key(&self, route: &RouteLimits, host: &str) -> Option<Key> {
+    fn domain_key(&self, default: Option<LimitsId>, host: &str) -> Option<Key> {
         let Some(entry) = self.domains.find(host) else {
-            return route.default.map(|limits| Key { limits, subject: self.hash(host.as_bytes()) });
+            return default.map(|limits| Key { limits, subject: self.hash(host.as_bytes()) });
         };
         let subject = if entry.per_host { self.hash(host.as_bytes()) } else { 0 };
         entry.limits.map(|limits| Key { limits, subject })

@@ -8,16 +8,18 @@ use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 
-use cooldown_pacer::{Key, Limit, LimitsId, Pacer, Settings};
+use cooldown_pacer::{Key, Limit, LimitsId, Pacer, Settings, Teaching};
 use foldhash::quality::RandomState;
 
 use super::alarm::{Alarm, AlarmThread};
 use super::clock::Clock;
+use super::keys::{Label, Pools};
 use super::line::Line;
-use super::room::Named;
-use super::{Counted, DomainEntry, Pacing, RouteLimits};
+use super::room::{Labels, List, Named};
+use super::{DomainEntry, Lists, Pacing, RouteLimits};
 use crate::config::Config;
-use crate::config::model::{DomainLimits, Keys, Match};
+use crate::config::model::{DomainLimits, Keys, Match, Provider, ProviderKind, Route};
+use crate::provider::{self, Scope as LimitScope};
 use crate::proxy::route::HostTable;
 use crate::telemetry::Scope;
 
@@ -48,8 +50,15 @@ struct Part {
     pacer: Pacer,
     default: Option<LimitsId>,
     /// What can be named of the limits that live in it.
-    named: Vec<(Scope, String, Key)>,
-    limited: bool,
+    named: Vec<(Scope, String, Label, Key)>,
+    /// The lists that upstreams may add to, with their upstreams' names.
+    taught: Vec<(String, LimitsId)>,
+}
+
+/// The limits of a route before it has a line.
+struct Stated {
+    lists: Lists,
+    default: Option<LimitsId>,
 }
 
 impl Plan {
@@ -135,26 +144,37 @@ impl Plan {
         let mut parts: Vec<Part> = self.parents.iter().map(|_| Part::new(config)).collect();
         let clients = self.client_limits(config, &mut parts);
         let domains = self.domain_limits(config, &mut parts);
-        let mut routes = self.route_limits(config, &mut parts);
-        self.name_hosts(config, &mut parts, &routes, &domains, &hasher);
+        let stated = self.route_limits(config, &mut parts);
+        self.name_hosts(config, &mut parts, &stated, &domains, &hasher);
 
         let clock = Clock::start();
-        let limited = parts.iter().filter(|part| part.limited).count();
-        let alarm = Arc::new(Alarm::new(limited));
-        let (mut lines, mut named) = (Vec::with_capacity(limited), Vec::new());
-        for (place, part) in parts.into_iter().enumerate().filter(|(_, part)| part.limited) {
+        // Nothing waits where no route leads.
+        let used: Vec<usize> = (0..parts.len()).filter(|&place| self.leads_to(place)).collect();
+        let alarm = Arc::new(Alarm::new(used.len()));
+        let (mut lines, mut named, mut taught) = (Vec::with_capacity(used.len()), Vec::new(), Vec::new());
+        let mut of_part = vec![None; parts.len()];
+        for (place, part) in parts.into_iter().enumerate().filter(|(place, _)| used.contains(place)) {
             let line = Arc::new(Line::new(part.pacer, clock, Arc::clone(&alarm), lines.len()));
-            for (index, route) in routes.iter_mut().enumerate() {
-                if self.part(Node::Route(index)) == place {
-                    route.line = Some(Arc::clone(&line));
-                }
-            }
-            let name = |(scope, name, key)| Named { scope, name, line: Arc::clone(&line), key };
+            of_part[place] = Some(Arc::clone(&line));
+            let name = |(scope, name, label, key)| Named { scope, name, label, line: Arc::clone(&line), key };
             named.extend(part.named.into_iter().map(name));
+            let list = |(upstream, limits)| List { upstream, limits, line: Arc::clone(&line) };
+            taught.extend(part.taught.into_iter().map(list));
             lines.push(line);
         }
+        let routes = stated.into_iter().enumerate().filter_map(|(index, stated)| {
+            let line = of_part[self.part(Node::Route(index))].clone()?;
+            Some(RouteLimits { line, lists: stated.lists, default: stated.default })
+        });
+        let routes = routes.collect();
         let alarm = AlarmThread::start(alarm, lines.clone(), clock)?;
-        Ok(Pacing { clock, routes, domains, clients, lines, named, hasher, _alarm: alarm })
+        let labels = Labels::new(taught);
+        let pools = Pools::default();
+        Ok(Pacing { clock, routes, domains, clients, lines, named, labels, pools, hasher, _alarm: alarm })
+    }
+
+    fn leads_to(&self, place: usize) -> bool {
+        (0..self.routes).any(|route| self.part(Node::Route(route)) == place)
     }
 
     fn client_limits(&self, config: &Config, parts: &mut [Part]) -> Vec<Option<LimitsId>> {
@@ -177,24 +197,16 @@ impl Plan {
         })
     }
 
-    fn route_limits(&self, config: &Config, parts: &mut [Part]) -> Vec<RouteLimits> {
-        let mut all = Vec::with_capacity(self.routes);
-        for (index, route) in config.routes.iter().enumerate() {
+    fn route_limits(&self, config: &Config, parts: &mut [Part]) -> Vec<Stated> {
+        let routes = config.routes.iter().enumerate().map(|(index, route)| {
             let part = &mut parts[self.part(Node::Route(index))];
-            let own = part.add_named(&route.limits, Scope::Upstream, &route.name);
             let default = if route.takes_default_limits() { part.default(&config.default_limits) } else { None };
-            all.push(RouteLimits { line: None, own: own.map(|limits| (limits, Counted::Together)), default });
-        }
+            Stated { lists: part.of_route(route), default }
+        });
+        let mut all: Vec<Stated> = routes.collect();
         for provider in &config.providers {
             let part = &mut parts[self.part(Node::Route(all.len()))];
-            let own = match &provider.keys {
-                // One key serves all callers.
-                Keys::Ours(_) => part
-                    .add_named(&provider.limits, Scope::Upstream, &provider.name)
-                    .map(|limits| (limits, Counted::Together)),
-                Keys::Client => part.add(&provider.limits).map(|limits| (limits, Counted::PerCredentials)),
-            };
-            all.push(RouteLimits { line: None, own, default: None });
+            all.push(Stated { lists: part.of_provider(provider), default: None });
         }
         all
     }
@@ -204,7 +216,7 @@ impl Plan {
         &self,
         config: &Config,
         parts: &mut [Part],
-        routes: &[RouteLimits],
+        routes: &[Stated],
         domains: &HostTable<DomainEntry>,
         hasher: &RandomState,
     ) {
@@ -216,7 +228,7 @@ impl Plan {
             };
             if let Some(limits) = own {
                 let key = Key { limits, subject: hasher.hash_one(host.as_bytes()) };
-                parts[self.part(Node::Route(index))].named.push((Scope::Domain, host.clone(), key));
+                parts[self.part(Node::Route(index))].named.push((Scope::Domain, host.clone(), Label::default(), key));
             }
         }
     }
@@ -232,20 +244,61 @@ impl Part {
             max_keys: MAX_KEYS,
             max_flows: MAX_FLOWS,
         };
-        Self { pacer: Pacer::new(settings), default: None, named: Vec::new(), limited: false }
+        Self { pacer: Pacer::new(settings), default: None, named: Vec::new(), taught: Vec::new() }
+    }
+
+    /// The lists of a route: what its clients' credentials allow is for the upstream to teach.
+    fn of_route(&mut self, route: &Route) -> Lists {
+        let is_open = route.limits.is_empty() && route.provider != ProviderKind::Generic;
+        let upstream = self.teach(&route.name, &route.limits, Teaching::Bold);
+        self.name(Scope::Upstream, &route.name, Label::default(), Key::whole(upstream));
+        self.lists(&route.name, route.provider, upstream, &[], is_open)
+    }
+
+    /// The lists of a provider: its limits hold for each key.
+    fn of_provider(&mut self, provider: &Provider) -> Lists {
+        let name = &provider.name;
+        let is_open = !provider.limits.iter().any(|limit| matches!(limit, Limit::Rate(_)));
+        let upstream = self.teach(name, &[], Teaching::Bold);
+        let mut lists = self.lists(name, provider.kind, upstream, &provider.limits, is_open);
+        let globs = provider.model_limits.iter();
+        lists.globs = globs.map(|(glob, limits)| (glob.clone(), self.pacer.add_limits(limits.clone()))).collect();
+        if let Keys::Ours(keys) = &provider.keys {
+            for index in 0..keys.len() {
+                let label = Label { key: (keys.len() > 1).then(|| (index + 1).to_string().into()), model: None };
+                self.name(Scope::Upstream, name, label, Key { limits: lists.key, subject: index as u64 });
+            }
+        }
+        lists
+    }
+
+    /// An upstream whose limits nobody has stated is met with caution, where its kind counts: for each model or key.
+    fn lists(&mut self, name: &str, kind: ProviderKind, upstream: LimitsId, of_key: &[Limit], is_open: bool) -> Lists {
+        let by_model = provider::usual_scope(kind) == LimitScope::Model;
+        let caution = |is_cautious| if is_cautious { Teaching::Cautious } else { Teaching::Bold };
+        let key = self.teach(name, of_key, caution(is_open && !by_model));
+        let model = self.teach(name, &[], caution(is_open && by_model));
+        let pool = self.teach(name, &[], Teaching::Bold);
+        Lists { upstream, key, model, globs: Vec::new(), pool }
+    }
+
+    fn teach(&mut self, upstream: &str, limits: &[Limit], teaching: Teaching) -> LimitsId {
+        let id = self.pacer.add_teaching_limits(limits.to_vec(), teaching);
+        self.taught.push((upstream.to_owned(), id));
+        id
+    }
+
+    fn name(&mut self, scope: Scope, name: &str, label: Label, key: Key) {
+        self.named.push((scope, name.to_owned(), label, key));
     }
 
     fn add(&mut self, limits: &[Limit]) -> Option<LimitsId> {
-        if limits.is_empty() {
-            return None;
-        }
-        self.limited = true;
-        Some(self.pacer.add_limits(limits.to_vec()))
+        (!limits.is_empty()).then(|| self.pacer.add_limits(limits.to_vec()))
     }
 
     fn add_named(&mut self, limits: &[Limit], scope: Scope, name: &str) -> Option<LimitsId> {
         let limits = self.add(limits)?;
-        self.named.push((scope, name.to_owned(), Key::whole(limits)));
+        self.name(scope, name, Label::default(), Key::whole(limits));
         Some(limits)
     }
 

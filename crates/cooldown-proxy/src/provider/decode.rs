@@ -2,6 +2,8 @@
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::{Decompress, FlushDecompress, Status};
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
 use memchr::memchr;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
@@ -40,6 +42,16 @@ enum Coding {
 
 /// Why nothing more can be read.
 struct Stop;
+
+/// What a whole body with these fields says, as far as it can be decoded; what has an unknown coding says nothing.
+pub fn decoded(headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
+    let coding = headers.get(CONTENT_ENCODING).map_or("", |coding| coding.to_str().unwrap_or("unknown"));
+    let mut plain = Vec::new();
+    if let Some(mut decoder) = Decoder::new(coding) {
+        decoder.read(body, &mut |piece| plain.extend_from_slice(piece));
+    }
+    plain
+}
 
 impl Decoder {
     /// For the value of `content-encoding`, empty if there is none. `None` if it is not known.

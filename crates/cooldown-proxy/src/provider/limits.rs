@@ -147,6 +147,11 @@ pub fn read_limits(kind: ProviderKind, status: u16, headers: &HeaderMap, receive
     said
 }
 
+/// What a kind of API counts its limits for where nothing is said.
+pub fn usual_scope(kind: ProviderKind) -> Scope {
+    Dialect::of(kind).scope
+}
+
 /// `retry-after-ms` before `Retry-After` (RFC 9110 §10.2.3), on errors only: elsewhere it speaks of redirects and jobs.
 fn demanded_wait(status: u16, headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
     if status < 400 {

@@ -4,8 +4,6 @@
 //! [`Estimator`] tells beforehand how many tokens it will take; [`Charge`] says what its provider reserves. Of a
 //! response: [`read_limits`] reads what its head states, [`classify`] judges a refusal, a [`UsageReader`] beside the
 //! stream reads how many tokens it took, and a [`UsageHider`] removes what only the proxy asked for.
-//!
-//! The data path does not call these yet: they are the ground for learned limits, retries and token accounting.
 
 mod charge;
 mod class;
@@ -26,9 +24,12 @@ mod value;
 
 pub use charge::{Charge, OutputReservation, TokenLimits};
 pub use class::{Class, LONGEST_BODY, classify, classify_error_json};
+pub use decode::decoded;
 pub use estimate::{Estimate, Estimator, Reserve};
 pub use hide::UsageHider;
-pub use limits::{ASSUMED_WINDOW, MOST_STATEMENTS, Meaning, Reset, Said, Scope, Statement, read_limits, tell_apart};
+pub use limits::{
+    ASSUMED_WINDOW, MOST_STATEMENTS, Meaning, Reset, Said, Scope, Statement, read_limits, tell_apart, usual_scope,
+};
 pub use peek::{ModelName, Peek, PeekFault, PeekField, model_of_path, peek};
 pub use rewrite::{Edit, rewrite};
 pub use sse::{Block, SseScanner};

@@ -1,17 +1,17 @@
-//! Bodies on their way through: streamed frame by frame, never collected.
+//! Responses' bodies on their way to the client: streamed frame by frame, never collected.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use cooldown_pacer::Spent;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep, sleep};
 
-use super::readahead::{Ahead, AheadMemory};
+use super::idle::Idle;
+use super::kept::Kept;
+use super::meter::Meter;
+use super::opening::Opening;
 use super::record::Record;
 use super::worker::InFlight;
 use crate::pacing::Permit;
@@ -28,18 +28,6 @@ pub enum BodyError {
     Idle,
 }
 
-/// A request's body on its way to the upstream: what was read while the request waited, then the rest as it comes.
-#[derive(Debug)]
-pub struct RequestBody {
-    ahead: VecDeque<Bytes>,
-    trailers: Option<HeaderMap>,
-    /// `None` once its end has been read.
-    rest: Option<Incoming>,
-    /// What `ahead` takes of the memory that all waiting bodies share.
-    held: Ahead,
-    idle: Idle,
-}
-
 /// A response's body on its way to the client.
 #[derive(Debug)]
 pub enum ResponseBody {
@@ -47,130 +35,123 @@ pub enum ResponseBody {
     Whole(Option<Bytes>),
     /// The upstream's.
     Relayed(Box<Relayed>),
+    /// Signs of life while the request waits, then what its upstream answers.
+    Kept(Box<Kept>),
 }
 
 /// An upstream's body and everything that its request holds until the last byte: dropping it gives all of that back.
 #[derive(Debug)]
 pub struct Relayed {
+    /// What was read of it before its head was passed on.
+    opening: Opening,
     incoming: Incoming,
     lease: Lease,
     idle: Idle,
+    meter: Option<Box<Meter>>,
     record: Record,
-    _permit: Permit,
+    permit: Option<Permit>,
     _in_flight: InFlight,
 }
 
-/// A clock that runs while nothing moves.
-#[derive(Debug)]
-struct Idle {
-    limit: Duration,
-    /// Started when something is awaited for the first time; most bodies never wait.
-    sleep: Option<Pin<Box<Sleep>>>,
-    moved: bool,
-}
-
-impl RequestBody {
-    /// The body of a request, of which nothing has been read yet.
-    pub(super) fn new(incoming: Incoming, idle_limit: Duration) -> Self {
-        let rest = (!incoming.is_end_stream()).then_some(incoming);
-        let (ahead, trailers) = (VecDeque::new(), None);
-        Self { ahead, trailers, rest, held: Ahead::default(), idle: Idle::new(idle_limit) }
-    }
-
-    /// Reads on while the request waits, as far as the memory for that allows. Without it the end of a client that hangs
-    /// up would stay hidden behind its unread body. Ready when no more will be read.
-    pub(super) fn poll_ahead(&mut self, memory: &Rc<AheadMemory>, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        while let Some(rest) = self.rest.as_mut() {
-            if !self.held.may_grow(memory) {
-                return Poll::Ready(Ok(()));
-            }
-            match ready!(Pin::new(rest).poll_frame(cx)) {
-                Some(Ok(frame)) => self.keep(frame, memory),
-                Some(Err(error)) => return Poll::Ready(Err(error.into())),
-                None => self.rest = None,
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn keep(&mut self, frame: Frame<Bytes>, memory: &Rc<AheadMemory>) {
-        match frame.into_data() {
-            Ok(data) => {
-                let data = self.held.keep(data, memory);
-                self.ahead.push_back(data);
-            }
-            Err(frame) => self.trailers = frame.into_trailers().ok(),
-        }
-        if self.rest.as_ref().is_some_and(Body::is_end_stream) {
-            self.rest = None;
-        }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        if let Some(data) = this.ahead.pop_front() {
-            this.held.release(data.len());
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
-        if let Some(rest) = this.rest.as_mut() {
-            let polled = Pin::new(rest).poll_frame(cx);
-            return this.idle.watch(polled, cx);
-        }
-        Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ahead.is_empty() && self.trailers.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let ahead: u64 = self.ahead.iter().map(|data| data.len() as u64).sum();
-        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
-        let mut hint = SizeHint::new();
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper.saturating_add(ahead));
-        }
-        hint.set_lower(rest.lower().saturating_add(ahead));
-        hint
-    }
+/// What a response holds until its last byte.
+pub(super) struct Holding {
+    pub opening: Opening,
+    pub lease: Lease,
+    pub meter: Option<Box<Meter>>,
+    pub permit: Permit,
+    pub record: Record,
+    pub in_flight: InFlight,
 }
 
 impl Relayed {
-    /// The body of a response that arrives on `lease`'s connection.
-    pub(super) fn new(
-        incoming: Incoming,
-        lease: Lease,
-        permit: Permit,
-        record: Record,
-        in_flight: InFlight,
-        idle_limit: Duration,
-    ) -> Self {
-        Self { incoming, lease, idle: Idle::new(idle_limit), record, _permit: permit, _in_flight: in_flight }
+    /// The body of a response that arrives on a lease's connection.
+    pub(super) fn new(incoming: Incoming, holding: Holding, idle_limit: Duration) -> Self {
+        let Holding { opening, lease, meter, permit, record, in_flight } = holding;
+        let idle = Idle::new(idle_limit);
+        Self { opening, incoming, lease, idle, meter, record, permit: Some(permit), _in_flight: in_flight }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let frame = match ready!(self.poll_upstream(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(self.finish().map(|rest| Ok(Frame::data(rest)))),
+            };
+            if let Some(frame) = self.pass(frame) {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        }
+    }
+
+    /// What comes next, already read or not.
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(frame) = self.opening.pop() {
+            return Poll::Ready(Some(frame.map_err(BodyError::from)));
+        }
         let polled = self.lease.poll_body(&mut self.incoming, cx);
         let polled = self.idle.watch(polled, cx);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => self.record.bytes(frame.data_ref().map_or(0, Bytes::len)),
-            Poll::Ready(None) => self.record.complete(),
-            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        if let (Poll::Ready(Some(Ok(frame))), Some(meter)) = (&polled, &mut self.meter) {
+            meter.read(frame.data_ref().map_or(&[][..], |data| data));
         }
         polled
+    }
+
+    /// What goes on to the client in the place of a frame; `None` if all of it is held back.
+    fn pass(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let frame = match &mut self.meter {
+            Some(meter) if meter.hides() => match frame.into_data() {
+                Ok(data) => Frame::data(Some(meter.pass(data)).filter(|data| !data.is_empty())?),
+                Err(frame) => frame,
+            },
+            _ => frame,
+        };
+        self.record.bytes(frame.data_ref().map_or(0, Bytes::len));
+        Some(frame)
+    }
+
+    /// The last byte has come: everything is settled at once. What was held back still goes on.
+    fn finish(&mut self) -> Option<Bytes> {
+        self.record.complete();
+        let rest = self.meter.as_mut().map(|meter| meter.rest()).filter(|rest| !rest.is_empty());
+        self.record.bytes(rest.as_ref().map_or(0, Bytes::len));
+        self.settle(true);
+        rest
+    }
+
+    fn settle(&mut self, complete: bool) {
+        let Some(permit) = self.permit.take() else { return };
+        let spent = self.meter.take().map(|mut meter| meter.settle(complete, &self.record));
+        permit.settle(spent.unwrap_or(Spent::AsEstimated));
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let holds_back = self.meter.as_ref().is_some_and(|meter| meter.hides());
+        self.opening.is_empty() && !holds_back && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = SizeHint::new();
+        if self.meter.as_ref().is_some_and(|meter| meter.hides()) {
+            return hint;
+        }
+        let (rest, read) = (self.incoming.size_hint(), self.opening.left());
+        hint.set_lower(rest.lower().saturating_add(read));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(read));
+        }
+        hint
     }
 }
 
 impl Drop for Relayed {
     fn drop(&mut self) {
         // hyper does not ask for more once it knows that nothing follows.
-        if self.incoming.is_end_stream() {
+        let complete = self.is_end_stream();
+        if complete {
             self.record.complete();
         }
+        self.settle(complete);
     }
 }
 
@@ -182,44 +163,23 @@ impl Body for ResponseBody {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Relayed(relayed) => relayed.poll_frame(cx),
+            Self::Kept(kept) => kept.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
+            Self::Relayed(relayed) => relayed.is_end_stream(),
+            Self::Kept(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Relayed(relayed) => relayed.incoming.size_hint(),
+            Self::Relayed(relayed) => relayed.size_hint(),
+            Self::Kept(_) => SizeHint::default(),
         }
-    }
-}
-
-impl Idle {
-    fn new(limit: Duration) -> Self {
-        Self { limit, sleep: None, moved: false }
-    }
-
-    /// Passes on what a body's poll gave, and cuts the body when it has given nothing for too long.
-    fn watch(
-        &mut self,
-        polled: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Poll::Ready(frame) = polled {
-            self.moved = true;
-            return Poll::Ready(frame.map(|result| result.map_err(BodyError::from)));
-        }
-        let limit = self.limit;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if std::mem::take(&mut self.moved) {
-            sleep.as_mut().reset(Instant::now() + limit);
-        }
-        sleep.as_mut().poll(cx).map(|()| Some(Err(BodyError::Idle)))
     }
 }

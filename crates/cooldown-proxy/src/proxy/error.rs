@@ -8,6 +8,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
+pub use super::speech::Speech;
 use crate::upstream::ConnectError;
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
@@ -29,13 +30,23 @@ pub enum ProxyError {
     )]
     Unauthorized,
     /// No route matches.
-    #[error("No route matches host `{host}` and path `{path}`. Add one to `routes`, or correct the base URL.")]
+    #[error("{}", no_route_text(host, path, model.as_deref()))]
     NoRoute {
         /// The host that was asked for.
         host: String,
         /// The path that was asked for.
         path: String,
+        /// The model that was asked for, if it was looked at.
+        model: Option<String>,
     },
+    /// A body that must be read is longer than `server.max_body`, in bytes.
+    #[error(
+        "The body is longer than the {0} bytes that are read to find its model and tokens. Raise `server.max_body`."
+    )]
+    BodyTooLarge(usize),
+    /// Too many bodies are being held.
+    #[error("Too many large bodies wait. Try again in a second.")]
+    TooManyBodies,
     /// `CONNECT` would hide from the proxy what it is there to pace.
     #[error(
         "CONNECT is not supported: an encrypted tunnel cannot be paced. Use the proxy's address as the base URL \
@@ -73,7 +84,8 @@ impl ProxyError {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NoRoute { .. } => StatusCode::NOT_FOUND,
             Self::ConnectUnsupported => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Refused(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Refused(_) | Self::TooManyBodies => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unreachable(_) | Self::Broken | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
@@ -88,7 +100,8 @@ impl ProxyError {
             Self::Unauthorized => "unauthorized",
             Self::NoRoute { .. } => "no_route",
             Self::ConnectUnsupported => "connect_unsupported",
-            Self::Refused(Refusal { why: Why::LineFull, .. }) => "queue_full",
+            Self::BodyTooLarge(_) => "body_too_large",
+            Self::Refused(Refusal { why: Why::LineFull, .. }) | Self::TooManyBodies => "queue_full",
             Self::Refused(Refusal { why: Why::WaitTooLong, .. }) => "wait_too_long",
             Self::Internal(_) => "internal",
             Self::Unreachable(_) | Self::Broken => "upstream_unreachable",
@@ -99,9 +112,10 @@ impl ProxyError {
     }
 
     /// The kind of error in the words that the SDKs of OpenAI and Anthropic know.
-    fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match self.status() {
             StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED => "invalid_request_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
             StatusCode::UNAUTHORIZED => "authentication_error",
             StatusCode::NOT_FOUND => "not_found_error",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
@@ -117,7 +131,7 @@ impl ProxyError {
 
     /// Whether what else is on the client's connection can be trusted to begin where it seems to.
     fn closes_connection(&self) -> bool {
-        matches!(self, Self::InvalidRequest(_) | Self::ConnectUnsupported | Self::ShuttingDown)
+        matches!(self, Self::InvalidRequest(_) | Self::ConnectUnsupported | Self::ShuttingDown | Self::BodyTooLarge(_))
     }
 
     /// When to try again, if that makes sense: the true wait, plus up to a tenth so that those who are refused together
@@ -128,14 +142,15 @@ impl ProxyError {
                 let millis = u64::try_from(refusal.retry_after.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
                 Some(Duration::from_millis(millis.saturating_add(random % (millis / 10 + 1))))
             }
-            Self::ShuttingDown => Some(Duration::from_secs(1)),
+            Self::ShuttingDown | Self::TooManyBodies => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
 
-    /// The response. `random` spreads the times at which refused clients return.
-    pub fn into_response(self, random: u64) -> Response<ResponseBody> {
-        let mut response = Response::new(ResponseBody::Whole(Some(self.body())));
+    /// The response, in the caller's words. `random` spreads the times at which refused clients return.
+    pub fn into_response(self, random: u64, speech: Speech) -> Response<ResponseBody> {
+        let body = Bytes::from(speech.error(&self).to_string());
+        let mut response = Response::new(ResponseBody::Whole(Some(body)));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -158,14 +173,11 @@ impl ProxyError {
         }
         response
     }
+}
 
-    fn body(&self) -> Bytes {
-        let error = serde_json::json!({
-            "type": "error",
-            "error": { "type": self.kind(), "code": self.code(), "message": self.to_string(), "param": null },
-        });
-        Bytes::from(error.to_string())
-    }
+fn no_route_text(host: &str, path: &str, model: Option<&str>) -> String {
+    let model = model.map(|model| format!(", and no provider serves model `{model}`")).unwrap_or_default();
+    format!("No route matches host `{host}` and path `{path}`{model}. Add one to `routes`, or correct the base URL.")
 }
 
 fn refusal_text(refusal: &Refusal) -> String {
@@ -206,7 +218,9 @@ mod tests {
         let table = [
             (ProxyError::InvalidRequest("x"), 400, "invalid_request"),
             (ProxyError::Unauthorized, 401, "unauthorized"),
-            (ProxyError::NoRoute { host: "h".to_owned(), path: "/p".to_owned() }, 404, "no_route"),
+            (ProxyError::NoRoute { host: "h".to_owned(), path: "/p".to_owned(), model: None }, 404, "no_route"),
+            (ProxyError::BodyTooLarge(7), 413, "body_too_large"),
+            (ProxyError::TooManyBodies, 429, "queue_full"),
             (ProxyError::ConnectUnsupported, 405, "connect_unsupported"),
             (refused(Why::LineFull, second), 429, "queue_full"),
             (refused(Why::WaitTooLong, second), 429, "wait_too_long"),
@@ -219,7 +233,7 @@ mod tests {
         ];
         for (error, status, code) in table {
             assert_eq!((error.status().as_u16(), error.code()), (status, code));
-            let body: serde_json::Value = serde_json::from_slice(&error.body()).expect("JSON");
+            let body = Speech::Chat.error(&error);
             assert_eq!(body["type"], "error");
             assert_eq!(body["error"]["code"], code);
             assert!(body["error"]["param"].is_null());
@@ -231,7 +245,7 @@ mod tests {
     fn a_refusal_tells_the_true_wait_and_never_less() {
         let headers = |after_ms: u64, random: u64| {
             let error = refused(Why::WaitTooLong, Duration::from_millis(after_ms));
-            let response = error.into_response(random);
+            let response = error.into_response(random, Speech::Chat);
             ["retry-after", "retry-after-ms", "x-should-retry"]
                 .map(|name| response.headers()[name].to_str().expect("text").to_owned())
         };
@@ -242,8 +256,8 @@ mod tests {
 
     #[test]
     fn what_follows_a_malformed_request_is_not_read() {
-        let response = ProxyError::InvalidRequest("x").into_response(0);
+        let response = ProxyError::InvalidRequest("x").into_response(0, Speech::Chat);
         assert_eq!(response.headers()["connection"], "close");
-        assert!(!ProxyError::Unauthorized.into_response(0).headers().contains_key("connection"));
+        assert!(!ProxyError::Unauthorized.into_response(0, Speech::Chat).headers().contains_key("connection"));
     }
 }

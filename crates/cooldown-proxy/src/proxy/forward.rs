@@ -1,28 +1,32 @@
-//! The path of a request from its turn in line to its response's head, one call a step.
+//! The path of a request: each attempt waits for its turn, is sent, and is judged by what its upstream answers.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use cooldown_pacer::Observation;
 use http::header::UPGRADE;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::body::RequestBody;
+use super::arrival::Arrival;
 use super::compact;
 use super::error::ProxyError;
 use super::headers;
-use super::outgoing::{Asked, Outgoing};
+use super::journey::{Journey, Verdict};
+use super::judge::{Attempt, judge};
+use super::meter::Meter;
+use super::opening::Opening;
+use super::outgoing::Outgoing;
 use super::record::Record;
+use super::request_body::RequestBody;
 use super::site::Route;
+use super::way::Leg;
 use super::worker::Worker;
-use crate::pacing::{Admission, Keys, Line, Outcome, Permit, Place};
+use crate::pacing::{Admission, Outcome, Permit, Place};
 use crate::upstream::{ExchangeError, Lease, Pool};
 
 /// What came of a request that its upstream answered.
@@ -31,6 +35,10 @@ pub(super) struct Answer {
     /// The connection on which the body arrives.
     pub lease: Lease,
     pub permit: Permit,
+    /// What was read of the body.
+    pub opening: Opening,
+    /// Counts its tokens.
+    pub meter: Option<Box<Meter>>,
     /// The client's end, if it asked for another protocol.
     pub upgrade: Option<OnUpgrade>,
     /// The protocol that the upstream switched to.
@@ -38,80 +46,112 @@ pub(super) struct Answer {
 }
 
 /// A request's turn: everything that it takes to send it.
-struct Turn {
-    lease: Lease,
-    permit: Permit,
+pub(super) struct Turn {
+    pub lease: Lease,
+    pub permit: Permit,
     /// Something was awaited since the permit was granted.
     late: bool,
-    waited: Duration,
-    /// The limits that it was taken from, for what the upstream may say about them.
-    limits: Option<(Arc<Line>, Keys)>,
 }
 
-/// Takes a request to its upstream, at its time, and returns with the response's head.
+/// Takes a request to an upstream, at its time and as often as it takes, and returns with the response's head.
 ///
 /// Dropping this future leaves the line, or breaks off the exchange, and gives back whatever was held.
 pub(super) async fn forward(
     worker: &Rc<Worker>,
-    mut outgoing: Box<Outgoing>,
+    mut arrival: Box<Arrival>,
     record: &mut Record,
 ) -> Result<Answer, ProxyError> {
-    let route = &worker.site.routes[outgoing.route];
-    let pool = worker.pool(outgoing.route);
-    let mut turn = pace(worker, pool, &mut outgoing, record).await?;
-    let mut response = send(&mut turn, pool, outgoing.request, route, record).await?;
-    observe(&mut turn, &response);
-    let protocol = outgoing.upgrade.as_ref().and_then(|_| response.headers_mut().remove(UPGRADE));
-    headers::to_client(response.headers_mut(), &route.name_value, turn.waited, 1);
-    Ok(Answer { response, lease: turn.lease, permit: turn.permit, upgrade: outgoing.upgrade, protocol })
+    if arrival.call.is_none() && arrival.wants_reading(&worker.site) {
+        Box::pin(arrival.read(worker)).await?;
+    }
+    let mut journey = Journey::begin(worker, &arrival)?;
+    loop {
+        let leg = journey.ways.choose(&worker.site, &arrival);
+        let verdict = attempt(worker, leg, &mut journey, &mut arrival, record).await?;
+        match verdict {
+            Verdict::Pass(answer) => {
+                journey.end();
+                return Ok(finished(worker, &journey, *answer, &mut arrival));
+            }
+            Verdict::Again(pause) => {
+                record.retried();
+                // It goes to the head of its flow, with its age.
+                arrival.returns = true;
+                if !pause.is_zero() {
+                    Box::pin(sleep(pause)).await;
+                }
+            }
+        }
+    }
+}
+
+/// One attempt on one way.
+async fn attempt(
+    worker: &Rc<Worker>,
+    leg: Leg,
+    journey: &mut Journey,
+    arrival: &mut Arrival,
+    record: &mut Record,
+) -> Result<Verdict, ProxyError> {
+    let way = journey.ways.get(leg.way).clone();
+    let (route, pool) = (&worker.site.routes[way.route], worker.pool(way.route));
+    journey.takes(&leg);
+    record.takes(route);
+    let mut turn = match pace(pool, &leg, journey, arrival, record).await {
+        Ok(turn) => turn,
+        Err(error) => return journey.after_failure(worker, &leg, error, arrival),
+    };
+    let outgoing = Outgoing::build(arrival, route, &way, leg.estimate.is_some())?;
+    journey.sent();
+    let response = send(&mut turn, pool, outgoing.request, route, record).await;
+    let response = match response {
+        Ok(response) => response,
+        Err(error) => return journey.after_failure(worker, &leg, error, arrival),
+    };
+    let attempt = Attempt { leg, turn, response, asked_usage: outgoing.asks_usage };
+    judge(worker, attempt, journey, arrival, record).await
 }
 
 /// Waits for the request's turn. It is in line at once and has a connection when its turn comes.
 async fn pace(
-    worker: &Rc<Worker>,
     pool: &Rc<Pool>,
-    outgoing: &mut Outgoing,
+    leg: &Leg,
+    journey: &mut Journey,
+    arrival: &mut Arrival,
     record: &mut Record,
 ) -> Result<Turn, ProxyError> {
     // The connection first: what counts for the limits is the write, which then follows the permit at once.
     let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
-    let Some(Asked { line, keys, ask }) = outgoing.asked.take() else {
-        return Ok(Turn { lease, permit: Permit::unpaced(), late: false, waited: Duration::ZERO, limits: None });
-    };
-    match line.admit(ask) {
+    match leg.line.admit(leg.ask.clone()) {
         Admission::Go(permit) => {
             record.waited(Duration::ZERO);
-            Ok(Turn { lease, permit, late: false, waited: Duration::ZERO, limits: Some((line, keys)) })
+            Ok(Turn { lease, permit, late: false })
         }
         Admission::Refuse(refusal) => Err(ProxyError::Refused(refusal)),
         Admission::Wait(place) => {
             // Whoever goes first may have it; connections that were made for waiters stay open for waiters.
             drop(lease);
             let began = Instant::now();
-            let permit = wait(worker, place, &mut outgoing.request, record).await?;
+            let permit = wait(place, arrival, record).await?;
             let waited = began.elapsed();
+            journey.waited += waited;
             record.waited(waited);
             let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
-            Ok(Turn { lease, permit, late: true, waited, limits: Some((line, keys)) })
+            Ok(Turn { lease, permit, late: true })
         }
     }
 }
 
 /// Stands in line, and reads the body meanwhile as far as memory allows.
-async fn wait(
-    worker: &Rc<Worker>,
-    mut place: Place,
-    request: &mut Request<RequestBody>,
-    record: &mut Record,
-) -> Result<Permit, ProxyError> {
+async fn wait(mut place: Place, arrival: &mut Arrival, record: &mut Record) -> Result<Permit, ProxyError> {
     let _waiting = record.waiting();
-    compact::headers(request.headers_mut());
-    compact::uri(request.uri_mut());
+    compact::headers(&mut arrival.head.headers);
+    compact::uri(&mut arrival.head.uri);
     let outcome = std::future::poll_fn(|cx| {
         if let Poll::Ready(outcome) = Pin::new(&mut place).poll(cx) {
             return Poll::Ready(Ok(outcome));
         }
-        match request.body_mut().poll_ahead(&worker.memory, cx) {
+        match arrival.body.poll_ahead(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(Err(ProxyError::InvalidRequest("its body ended early"))),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         }
@@ -157,15 +197,17 @@ async fn send(
     }
 }
 
-/// Hears what the response says about limits.
-fn observe(turn: &mut Turn, response: &Response<Incoming>) {
-    if let Some((_, keys)) = &turn.limits
-        && response.status() == StatusCode::TOO_MANY_REQUESTS
-    {
-        for &key in keys {
-            turn.permit.observe(Observation::Refused { key, unit: None, until: None });
-        }
+/// Makes the response's head the client's.
+fn finished(worker: &Worker, journey: &Journey, mut answer: Answer, arrival: &mut Arrival) -> Answer {
+    let route = &worker.site.routes[journey.route()];
+    answer.upgrade = arrival.upgrade.take();
+    let headers = answer.response.headers_mut();
+    answer.protocol = answer.upgrade.as_ref().and_then(|_| headers.remove(UPGRADE));
+    if answer.meter.as_ref().is_some_and(|meter| meter.hides()) {
+        headers.remove(http::header::CONTENT_LENGTH);
     }
+    headers::to_client(headers, &route.name_value, journey.waited, journey.attempts);
+    answer
 }
 
 fn failure(error: &hyper::Error) -> ProxyError {

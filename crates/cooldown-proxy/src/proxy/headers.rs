@@ -20,7 +20,10 @@ const ATTEMPTS: HeaderName = HeaderName::from_static("x-cooldown-attempts");
 const OURS: &str = "x-cooldown-";
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// What an SDK says about how often it has asked before.
+pub(super) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+
+pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -38,16 +41,9 @@ struct Found {
     ours: bool,
 }
 
-/// Turns a client's fields into those for the upstream. `version` is what the client spoke, `host` is what the client asked for; `upstream_host` is sent
-/// instead where it is given. `upgrade` says that the client's wish for another protocol is passed on.
-pub(super) fn to_upstream(
-    headers: &mut HeaderMap,
-    version: Version,
-    peer: &Peer,
-    host: HeaderValue,
-    upstream_host: Option<&HeaderValue>,
-    upgrade: bool,
-) {
+/// Turns a client's fields into those for an upstream that is told the host that the client asked for. `version` is what
+/// the client spoke; `upgrade` says that its wish for another protocol is passed on.
+pub(super) fn to_upstream(headers: &mut HeaderMap, version: Version, peer: &Peer, host: HeaderValue, upgrade: bool) {
     let found = Found::in_request(headers);
     let protocol = upgrade.then(|| headers.get(UPGRADE).cloned()).flatten();
     let trailers = found.te && accepts_trailers(headers);
@@ -70,7 +66,7 @@ pub(super) fn to_upstream(
     // RFC 9110 §7.6.3: the protocol in which it was received.
     let via = if version == Version::HTTP_10 { "1.0 cooldown" } else { "1.1 cooldown" };
     headers.append(VIA, HeaderValue::from_static(via));
-    headers.insert(HOST, upstream_host.unwrap_or(&host).clone());
+    headers.insert(HOST, host.clone());
     headers.insert(FORWARDED_HOST, host);
 }
 
@@ -85,8 +81,13 @@ pub(super) fn to_client(headers: &mut HeaderMap, upstream: &HeaderValue, waited:
     let found = Found::in_response(headers);
     found.remove_from(headers);
     headers.append(VIA, HeaderValue::from_static("1.1 cooldown"));
-    headers.insert(SOURCE, HeaderValue::from_static("upstream"));
+    say_source(headers, "upstream");
     say_wait(headers, upstream, waited, attempts);
+}
+
+/// Tells a client who answers: `upstream` or `proxy`.
+pub(super) fn say_source(headers: &mut HeaderMap, source: &'static str) {
+    headers.insert(SOURCE, HeaderValue::from_static(source));
 }
 
 /// Tells a client what became of its request.
@@ -206,7 +207,7 @@ mod tests {
     fn sent(fields: &[(&'static str, &'static str)], upgrade: bool) -> HeaderMap {
         let mut headers = map(fields);
         let peer = Peer::new(SocketAddr::from(([10, 0, 0, 1], 5555)));
-        to_upstream(&mut headers, Version::HTTP_11, &peer, HeaderValue::from_static("asked:80"), None, upgrade);
+        to_upstream(&mut headers, Version::HTTP_11, &peer, HeaderValue::from_static("asked:80"), upgrade);
         headers
     }
 

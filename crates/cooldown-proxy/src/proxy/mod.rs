@@ -1,24 +1,40 @@
 //! The path of a request: what it is, who sends it, when it may leave, and what comes back.
 
+mod api;
+mod arrival;
 pub mod body;
+mod body_memory;
 mod budget;
+mod call;
 mod caller;
 mod compact;
 mod error;
 mod forward;
 mod headers;
+mod idle;
+mod journey;
+mod judge;
+mod kept;
+mod meanings;
+mod meter;
+mod models;
+mod opening;
 mod outgoing;
 mod peer;
-mod readahead;
 mod record;
+pub mod request_body;
+mod retry;
+mod returning;
 pub mod route;
 mod serve;
 mod site;
+mod speech;
 mod target;
 mod tunnel;
+mod way;
 mod worker;
 
-pub use error::ProxyError;
+pub use error::{ProxyError, Speech};
 pub use peer::Peer;
 pub use serve::serve;
 pub use site::Site;

@@ -9,20 +9,14 @@ use crate::config::ModelGlob;
 use crate::config::model::Provider;
 
 /// The models of all providers. A name is found at once, however many there are; globs are tried one after the other.
+#[derive(Debug)]
 pub(super) struct ModelTable {
-    /// Who lists a model by its name, and what it is called there where the name is an alias.
-    names: HashMap<Box<str>, SmallVec<[Named; 1]>, RandomState>,
+    /// Who lists a model by its name, or has an alias of that name.
+    names: HashMap<Box<str>, SmallVec<[usize; 1]>, RandomState>,
     /// Who lists a glob.
     globs: Vec<(ModelGlob, usize)>,
     /// Whether a provider serves only while others cannot, by its place in the file.
     fallback: Vec<bool>,
-}
-
-/// A model that a provider lists by its name.
-struct Named {
-    provider: usize,
-    /// The provider's own name for it.
-    alias_of: Option<Box<str>>,
 }
 
 impl ModelTable {
@@ -31,26 +25,18 @@ impl ModelTable {
         let fallback = providers.iter().map(|provider| provider.fallback).collect();
         let mut table = Self { names: HashMap::default(), globs: Vec::new(), fallback };
         for (index, provider) in providers.iter().enumerate() {
-            // Aliases first: what is listed and an alias too is an alias.
-            for (alias, model) in &provider.model_aliases {
-                table.add(alias, index, Some(model.as_str().into()));
+            for (alias, _) in &provider.model_aliases {
+                table.names.entry(alias.as_str().into()).or_default().push(index);
             }
             for glob in &provider.models {
                 if glob.is_name() {
-                    table.add(glob.as_str(), index, None);
+                    table.names.entry(glob.as_str().into()).or_default().push(index);
                 } else {
                     table.globs.push((glob.clone(), index));
                 }
             }
         }
         table
-    }
-
-    fn add(&mut self, name: &str, provider: usize, alias_of: Option<Box<str>>) {
-        let named = self.names.entry(name.into()).or_default();
-        if named.iter().all(|earlier| earlier.provider != provider) {
-            named.push(Named { provider, alias_of });
-        }
     }
 
     /// Whether no provider lists a model.
@@ -60,17 +46,12 @@ impl ModelTable {
 
     /// The providers that serve `model`, each once: in the order of the file, those behind that serve as a fallback.
     pub(super) fn candidates(&self, model: &str) -> SmallVec<[usize; 2]> {
-        let named = self.names.get(model).into_iter().flatten().map(|named| named.provider);
+        let named = self.names.get(model).into_iter().flatten().copied();
         let matching = self.globs.iter().filter(|(glob, _)| glob.matches(model)).map(|(_, provider)| *provider);
         let mut found: SmallVec<[usize; 2]> = named.chain(matching).collect();
         found.sort_unstable_by_key(|provider| (self.fallback[*provider], *provider));
         found.dedup();
         found
-    }
-
-    /// What `provider` calls `model`, if that is another name.
-    pub(super) fn alias_of(&self, provider: usize, model: &str) -> Option<&str> {
-        self.names.get(model)?.iter().find(|named| named.provider == provider)?.alias_of.as_deref()
     }
 }
 
@@ -121,11 +102,9 @@ mod tests {
                b: {api_key: k, endpoint: \"http://b\", models: [\"gpt-*\"], model_aliases: {gpt-5: gpt-4}}\n",
         );
         assert_eq!(candidates(&table, "gpt-4"), [0, 1]);
-        assert_eq!((table.alias_of(0, "gpt-4"), table.alias_of(1, "gpt-4")), (Some("big"), None));
         assert_eq!(candidates(&table, "small"), [0]);
         assert_eq!(candidates(&table, "big"), [0; 0]);
-        assert_eq!((candidates(&table, "gpt-5"), table.alias_of(1, "gpt-5")), (vec![1], Some("gpt-4")));
-        assert_eq!(table.alias_of(0, "gpt-5"), None);
+        assert_eq!(candidates(&table, "gpt-5"), [1]);
     }
 
     #[test]

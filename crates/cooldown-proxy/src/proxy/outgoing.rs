@@ -1,142 +1,117 @@
-//! From what a client sent to what its upstream gets, and what that asks of limits. Nothing here waits.
+//! From an arrival and a way to the request that is sent.
 
-use std::rc::Rc;
-use std::sync::Arc;
+use std::borrow::Cow;
 
-use cooldown_pacer::{Ask, Cost};
-use http::header::HOST;
-use http::request::Parts;
-use http::{HeaderValue, Request, Uri, Version};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::{HeaderValue, Request, Uri};
 
-use super::body::RequestBody;
-use super::budget;
-use super::caller::{self, Caller};
+use super::arrival::Arrival;
+use super::call::Call;
+use super::caller;
 use super::error::ProxyError;
-use super::headers;
-use super::peer::Peer;
-use super::record::Record;
-use super::route::Matched;
-use super::site::{Route, Site};
-use super::target::{self, Target};
-use super::worker::Worker;
-use crate::pacing::{Concern, Keys, Line};
+use super::request_body::RequestBody;
+use super::site::Route;
+use super::way::Way;
+use crate::provider::{Edit, rewrite};
 
-/// A request on its way to its upstream.
+/// A request that is ready to be sent.
 pub(super) struct Outgoing {
-    /// The index of its route.
-    pub route: usize,
-    /// What is sent. Boxed, since it is handed on several times.
+    /// Boxed, since it is handed on several times.
     pub request: Box<Request<RequestBody>>,
-    /// `None` when no limit concerns it.
-    pub asked: Option<Asked>,
-    /// The client's end, if it asks for another protocol.
-    pub upgrade: Option<OnUpgrade>,
-}
-
-/// What a request asks of its limits.
-pub(super) struct Asked {
-    pub line: Arc<Line>,
-    pub keys: Keys,
-    pub ask: Ask,
+    /// Whether it asks for usage that its client has not asked for.
+    pub asks_usage: bool,
 }
 
 impl Outgoing {
-    /// Finds the request's route and caller, and turns it into what is sent.
+    /// The request as this way's upstream gets it. `counts_tokens` says that its usage must be told.
     ///
     /// # Errors
-    /// When it is malformed, has no route, or comes from a stranger.
-    pub(super) fn prepare(
-        worker: &Rc<Worker>,
-        peer: &Peer,
-        request: Request<Incoming>,
-        record: &mut Record,
-    ) -> Result<Box<Self>, ProxyError> {
-        let site = &*worker.site;
-        let (mut head, incoming) = request.into_parts();
-        let target = target::read(&head)?;
-        let matched = site.route(&target, head.uri.path())?;
-        let route = &site.routes[matched.route];
-        record.matched(route, &target.host, &site.metrics);
-        let caller = site.callers.identify(&head.headers, peer, &site.pacing)?;
-        caller.client.and_then(|client| site.callers.name(client)).inspect(|name| record.client(name));
-        let asked = ask(site, &head, matched, &target, &caller);
-        let upgrade = wanted_upgrade(&mut head);
-        rewrite(&mut head, route, matched, peer, &caller, upgrade.is_some())?;
-        let request = Box::new(Request::from_parts(head, RequestBody::new(incoming, site.idle_timeout)));
-        Ok(Box::new(Self { route: matched.route, request, asked, upgrade }))
+    /// When the path makes no sense there, or the body has been sent and is gone.
+    pub(super) fn build(arrival: &Arrival, route: &Route, way: &Way, counts_tokens: bool) -> Result<Self, ProxyError> {
+        let mut head = Request::new(()).into_parts().0;
+        head.method = arrival.head.method.clone();
+        head.headers = arrival.head.headers.clone();
+        head.uri = uri(&arrival.head.uri, route, way, arrival.model())?;
+        let headers = &mut head.headers;
+        if route.sends_own_host() || headers.get(HOST).is_none_or(HeaderValue::is_empty) {
+            headers.insert(HOST, route.authority.clone());
+        }
+        if let Some(key) = route.key(way.key) {
+            caller::remove_credentials(headers);
+            headers.insert(key.field.clone(), key.value.clone());
+        }
+        let mut asks_usage = false;
+        let body = match arrival.call.as_deref() {
+            Some(call @ Call { body: Some(body), .. }) => {
+                let usage = call.ask_usage.clone().filter(|_| counts_tokens);
+                asks_usage = usage.is_some();
+                let edits: Vec<Edit> = renamed(call, route).into_iter().chain(usage).collect();
+                if !edits.is_empty() {
+                    headers.remove(TRANSFER_ENCODING);
+                }
+                if asks_usage {
+                    // What only we asked for is removed again, which takes a response that can be read.
+                    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+                }
+                let pieces = rewrite(body, edits);
+                let length: usize = pieces.iter().map(bytes::Bytes::len).sum();
+                if !headers.contains_key(TRANSFER_ENCODING) {
+                    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+                }
+                RequestBody::Whole(pieces.into_iter().collect())
+            }
+            _ => arrival.body.again().ok_or(ProxyError::Broken)?,
+        };
+        Ok(Self { request: Box::new(Request::from_parts(head, body)), asks_usage })
     }
 }
 
-/// What the request asks of its limits; `None` when no limit concerns it.
-fn ask(site: &Site, head: &Parts, matched: Matched, target: &Target<'_>, caller: &Caller) -> Option<Asked> {
-    let credentials = caller::credentials(&head.headers).map_or(0, |value| site.pacing.hash(value.as_bytes()));
-    let concern = Concern { route: matched.route, host: &target.host, client: caller.client, credentials };
-    let (line, keys) = site.pacing.concern(concern)?;
-    let budget = budget::wait_budget(&head.headers, site.max_wait);
-    let ask = Ask {
-        keys: keys.clone(),
-        flow: caller.flow,
-        weight: caller.weight,
-        urgency: budget::urgency(&head.headers).unwrap_or(caller.urgency),
-        cost: Cost::ONE_REQUEST,
-        latest: Some(site.pacing.clock().now().after(budget)),
-        since: None,
+/// The provider's own name in the place of the one that the client used.
+fn renamed(call: &Call, route: &Route) -> Option<Edit> {
+    let (model, named_at) = (call.model.as_deref()?, call.named_at.clone()?);
+    let own = route.own_name(model);
+    (own != model).then(|| Edit::model(named_at, own))
+}
+
+/// The target at the upstream. What the route's rule leaves of the client's is passed on byte for byte, behind the
+/// upstream's own path.
+fn uri(asked: &Uri, route: &Route, way: &Way, model: Option<&str>) -> Result<Uri, ProxyError> {
+    let base =
+        if route.base_path_always || way.prefix > 0 || way.by_model { route.upstream.base_path.as_str() } else { "" };
+    let path = asked.path_and_query().map_or("/", |path| path.as_str());
+    let path = if way.by_model { unified(path, route) } else { Cow::Borrowed(path) };
+    let path = renamed_in_path(path, route, model);
+    if base.is_empty() && way.prefix == 0 && asked.authority().is_none() && matches!(path, Cow::Borrowed(_)) {
+        return Ok(asked.clone());
+    }
+    joined(base, &path, way.prefix)
+}
+
+/// The path of the API that all models share, as this provider has it.
+fn unified<'a>(path: &'a str, route: &Route) -> Cow<'a, str> {
+    let base = route.api.as_ref().map_or("/v1", |api| api.unified_base);
+    match path.strip_prefix("/v1").filter(|rest| rest.starts_with('/') && base != "/v1") {
+        Some(rest) => Cow::Owned([base, rest].concat()),
+        None => Cow::Borrowed(path),
+    }
+}
+
+/// The provider's own name of a model that the path names.
+fn renamed_in_path<'a>(path: Cow<'a, str>, route: &Route, model: Option<&str>) -> Cow<'a, str> {
+    let Some((model, own)) = model.map(|model| (model, route.own_name(model))).filter(|(model, own)| model != own)
+    else {
+        return path;
     };
-    Some(Asked { line: Arc::clone(line), keys, ask })
+    let named = [["/models/", model, ":"].concat(), ["/deployments/", model, "/"].concat()];
+    let found = named.iter().find(|named| path.contains(named.as_str()));
+    found.map_or(path.clone(), |named| Cow::Owned(path.replacen(named, &named.replacen(model, own, 1), 1)))
 }
 
-/// The client's end of another protocol, if it asks for one (RFC 9110 §7.8).
-fn wanted_upgrade(head: &mut Parts) -> Option<OnUpgrade> {
-    let upgrade = head.extensions.remove::<OnUpgrade>()?;
-    headers::names_upgrade(&head.headers).then_some(upgrade)
-}
-
-/// Turns the client's head into the one for the upstream.
-fn rewrite(
-    head: &mut Parts,
-    route: &Route,
-    matched: Matched,
-    peer: &Peer,
-    caller: &Caller,
-    upgrade: bool,
-) -> Result<(), ProxyError> {
-    let host = asked_host(head).unwrap_or_else(|| route.authority.clone());
-    let base = if route.base_path_always || matched.prefix > 0 { route.upstream.base_path.as_str() } else { "" };
-    head.uri = upstream_uri(std::mem::take(&mut head.uri), base, matched.prefix)?;
-    let version = std::mem::replace(&mut head.version, Version::HTTP_11);
-    head.extensions.clear();
-    let own_host = route.sends_own_host().then_some(&route.authority);
-    headers::to_upstream(&mut head.headers, version, peer, host, own_host, upgrade);
-    if let Some(field) = &caller.token_field {
-        head.headers.remove(field);
+fn joined(base: &str, path: &str, prefix: usize) -> Result<Uri, ProxyError> {
+    if path == "*" {
+        return Ok(Uri::from_static("*"));
     }
-    if let Some((field, credentials)) = &route.credentials {
-        caller::remove_credentials(&mut head.headers);
-        head.headers.insert(field, credentials.clone());
-    }
-    Ok(())
-}
-
-/// The host as the client named it.
-fn asked_host(head: &Parts) -> Option<HeaderValue> {
-    match head.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => head.headers.get(HOST).cloned(),
-    }
-}
-
-/// The upstream's path in front of what the route's rule left of the request's; that is passed on byte for byte.
-fn upstream_uri(uri: Uri, base: &str, prefix: usize) -> Result<Uri, ProxyError> {
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
-    if base.is_empty() && prefix == 0 {
-        return Ok(if uri.authority().is_none() { uri } else { Uri::from(path) });
-    }
-    if path.as_str() == "*" {
-        return Ok(uri);
-    }
-    let rest = &path.as_str()[prefix..];
+    let rest = &path[prefix..];
     let root = if !rest.starts_with('/') && (base.is_empty() || prefix == 0) { "/" } else { "" };
     let joined = [base, root, rest].concat();
     joined.parse().map_err(|_| ProxyError::InvalidRequest("the path is no path"))
@@ -148,9 +123,7 @@ mod tests {
 
     #[test]
     fn paths_go_byte_for_byte_behind_the_upstreams() {
-        let uri = |uri: &str, base: &str, prefix: &str| {
-            upstream_uri(uri.parse().expect("a URI"), base, prefix.len()).expect("a URI").to_string()
-        };
+        let uri = |path: &str, base: &str, prefix: &str| joined(base, path, prefix.len()).expect("a URI").to_string();
         assert_eq!(uri("/a%2fb//c/../d?", "", ""), "/a%2fb//c/../d?");
         assert_eq!(uri("/a?x=%20&&y", "/base", ""), "/base/a?x=%20&&y");
         assert_eq!(uri("/internal/a//b?q", "/base", "/internal"), "/base/a//b?q");
@@ -159,8 +132,7 @@ mod tests {
         assert_eq!(uri("/internal", "", "/internal"), "/");
         assert_eq!(uri("/internal?q", "", "/internal"), "/?q");
         assert_eq!(uri("/internal/", "", "/internal"), "/");
-        assert_eq!(uri("http://api.example.com/x?y", "", ""), "/x?y");
-        assert_eq!(uri("http://api.example.com?y", "/base", ""), "/base/?y");
+        assert_eq!(uri("/?y", "/base", ""), "/base/?y");
         assert_eq!(uri("*", "/base", ""), "*");
     }
 }

@@ -7,28 +7,40 @@ use http::{Method, StatusCode};
 
 use super::error::ProxyError;
 use super::site::Route;
-use crate::telemetry::{AccessLine, AccessLog, Metrics, RouteMetrics, WaitingGuard};
+use crate::telemetry::{AccessLine, AccessLog, RouteMetrics, WaitingGuard};
 
 /// The story of one request.
 #[derive(Debug)]
 pub(super) struct Record {
     line: AccessLine,
-    /// Figures of its upstream and of the domain that was asked for; empty until a route has matched.
-    figures: Option<[Arc<RouteMetrics>; 2]>,
+    /// Figures of its upstream, once a route has matched.
+    route: Option<Arc<RouteMetrics>>,
+    /// Figures of the domain that it asked for.
+    domain: Option<Arc<RouteMetrics>>,
 }
 
 impl Record {
     /// A request arrived.
     pub(super) fn begin(log: &AccessLog, method: &Method, host: &str, path: &str) -> Self {
-        Self { line: log.line(method, host, path), figures: None }
+        Self { line: log.line(method, host, path), route: None, domain: None }
     }
 
-    /// It takes this route.
-    pub(super) fn matched(&mut self, route: &Route, host: &str, metrics: &Metrics) {
+    /// It asks for a domain with these figures.
+    pub(super) fn asked_for(&mut self, domain: Arc<RouteMetrics>) {
+        domain.arrived();
+        self.domain = Some(domain);
+    }
+
+    /// It takes this route, perhaps after another one.
+    pub(super) fn takes(&mut self, route: &Route) {
+        if self.route.as_ref().is_some_and(|figures| Arc::ptr_eq(figures, &route.metrics)) {
+            return;
+        }
         self.line.route(&route.name);
-        let figures = [Arc::clone(&route.metrics), metrics.domain(host)];
-        figures.iter().for_each(|figures| figures.arrived());
-        self.figures = Some(figures);
+        if self.route.is_none() {
+            route.metrics.arrived();
+        }
+        self.route = Some(Arc::clone(&route.metrics));
     }
 
     /// It belongs to this configured client.
@@ -37,9 +49,9 @@ impl Record {
     }
 
     /// It waits in line until the guards are dropped.
-    pub(super) fn waiting(&mut self) -> Option<[WaitingGuard; 2]> {
+    pub(super) fn waiting(&mut self) -> [Option<WaitingGuard>; 2] {
         self.line.in_line();
-        self.figures.as_ref().map(|figures| figures.each_ref().map(RouteMetrics::waiting))
+        [&self.route, &self.domain].map(|figures| figures.as_ref().map(RouteMetrics::waiting))
     }
 
     /// It may leave after this time in line; zero if it left at once.
@@ -58,6 +70,21 @@ impl Record {
     pub(super) fn responded(&mut self, status: StatusCode) {
         self.line.responded(status);
         self.each(|figures| figures.responded(status));
+    }
+
+    /// The upstream turned an attempt away: this word says why.
+    pub(super) fn turned_away(&self, why: &'static str) {
+        self.each(|figures| figures.turned_away(why));
+    }
+
+    /// It is tried again.
+    pub(super) fn retried(&self) {
+        self.each(RouteMetrics::retried);
+    }
+
+    /// Its response told how many tokens it took; so many had been estimated.
+    pub(super) fn tokens(&self, estimated: u64, actual: u64) {
+        self.each(|figures| figures.tokens(estimated, actual));
     }
 
     /// The proxy answers itself.
@@ -81,6 +108,6 @@ impl Record {
     }
 
     fn each(&self, tell: impl Fn(&RouteMetrics)) {
-        self.figures.iter().flatten().for_each(|figures| tell(figures));
+        self.route.iter().chain(&self.domain).for_each(|figures| tell(figures));
     }
 }

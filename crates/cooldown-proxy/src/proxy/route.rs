@@ -103,10 +103,14 @@ impl Router {
         self.endpoints.entry(host).or_default().push(endpoint);
     }
 
-    /// The route for a request's host (lower case), port and path.
-    pub fn find(&self, host: &str, port: Option<u16>, path: &str) -> Option<Matched> {
-        let any = || self.hosts.any.as_ref().map(|route| Matched { route: *route, prefix: 0 });
-        self.find_host(host, port).or_else(|| self.by_path(path)).or_else(any)
+    /// The route that a request's host (lower case), port or path names.
+    pub fn find_named(&self, host: &str, port: Option<u16>, path: &str) -> Option<Matched> {
+        self.find_host(host, port).or_else(|| self.by_path(path))
+    }
+
+    /// The route for everything else.
+    pub fn find_other(&self) -> Option<Matched> {
+        self.hosts.any.as_ref().map(|route| Matched { route: *route, prefix: 0 })
     }
 
     /// The route that a host leads to, whatever the path.
@@ -164,7 +168,8 @@ mod tests {
     #[test]
     fn the_most_specific_rule_wins() {
         let router = router();
-        let route = |host: &str, path: &str| router.find(host, None, path).map(|found| (found.route, found.prefix));
+        let route =
+            |host: &str, path: &str| router.find_named(host, None, path).map(|found| (found.route, found.prefix));
         assert_eq!(route("api.example.com", "/internal"), Some((0, 0)), "an exact host goes before a path");
         assert_eq!(route("b.example.com", "/"), Some((1, 0)));
         assert_eq!(route("a.b.example.com", "/"), Some((1, 0)), "a wildcard covers several labels");
@@ -182,7 +187,8 @@ mod tests {
     fn every_other_request_takes_the_star_route() {
         let mut router = router();
         router.insert(&Match::Any, 9);
-        assert_eq!(router.find("localhost", None, "/x"), Some(Matched { route: 9, prefix: 0 }));
+        assert_eq!(router.find_named("localhost", None, "/x"), None);
+        assert_eq!(router.find_other(), Some(Matched { route: 9, prefix: 0 }));
         assert_eq!(router.find_host("localhost", None), None, "the star names no host");
     }
 

@@ -7,15 +7,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::header::{CONNECTION, HOST};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::body::{Relayed, ResponseBody};
-use super::error::ProxyError;
+use super::arrival::Arrival;
+use super::body::{Holding, Relayed, ResponseBody};
+use super::error::{ProxyError, Speech};
 use super::forward::{Answer, forward};
-use super::outgoing::Outgoing;
+use super::kept;
 use super::peer::Peer;
 use super::record::Record;
 use super::tunnel;
@@ -37,13 +39,19 @@ pub fn serve(
     } else if worker.is_draining() {
         Err(ProxyError::ShuttingDown)
     } else {
-        unpanicked(worker, || Outgoing::prepare(worker, peer, request, &mut record)).and_then(|prepared| prepared)
+        unpanicked(worker, || Arrival::prepare(worker, peer, request, &mut record)).and_then(|prepared| prepared)
     };
     let worker = Rc::clone(worker);
     async move {
+        let mut speech = Speech::Chat;
         let answer = match prepared {
-            Ok(outgoing) => {
-                let mut story = pin!(forward(&worker, outgoing, &mut record));
+            Ok(arrival) if arrival.may_be_kept(&worker.site) => {
+                let silence = worker.site.keepalive.unwrap_or(Duration::MAX);
+                return Ok(Box::pin(kept::keep(worker, arrival, record, in_flight, silence)).await);
+            }
+            Ok(arrival) => {
+                speech = arrival.speech();
+                let mut story = pin!(forward(&worker, arrival, &mut record));
                 let poll = |cx: &mut Context<'_>| match unpanicked(&worker, || story.as_mut().poll(cx)) {
                     Ok(polled) => polled,
                     Err(error) => Poll::Ready(Err(error)),
@@ -53,8 +61,8 @@ pub fn serve(
             Err(error) => Err(error),
         };
         let mut response = match answer {
-            Ok(answer) => relay(&worker, answer, record, in_flight),
-            Err(error) => refuse(&worker, error, record),
+            Ok(answer) => relay(&worker, answer, record, in_flight, speech),
+            Err(error) => refuse(&worker, error, record, speech),
         };
         if worker.is_draining() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -75,28 +83,35 @@ fn begin_record(worker: &Worker, request: &Request<Incoming>) -> Record {
     Record::begin(&worker.site.access, request.method(), host, request.uri().path())
 }
 
-fn relay(worker: &Rc<Worker>, answer: Answer, record: Record, in_flight: InFlight) -> Response<ResponseBody> {
+/// The response to a request that its upstream answered.
+pub(super) fn relay(
+    worker: &Rc<Worker>,
+    answer: Answer,
+    record: Record,
+    in_flight: InFlight,
+    speech: Speech,
+) -> Response<ResponseBody> {
     if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match tunnel::switch(answer, record, in_flight) {
             Ok(response) => response,
-            Err((error, record)) => refuse(worker, error, record),
+            Err((error, record)) => refuse(worker, error, record, speech),
         };
     }
     let idle_timeout = worker.site.idle_timeout;
-    answer.response.map(|incoming| {
-        let relayed = Relayed::new(incoming, answer.lease, answer.permit, record, in_flight, idle_timeout);
-        ResponseBody::Relayed(Box::new(relayed))
-    })
+    let Answer { response, lease, permit, opening, meter, .. } = answer;
+    let holding = Holding { opening, lease, meter, permit, record, in_flight };
+    response.map(|incoming| ResponseBody::Relayed(Box::new(Relayed::new(incoming, holding, idle_timeout))))
 }
 
-fn refuse(worker: &Worker, error: ProxyError, mut record: Record) -> Response<ResponseBody> {
+/// The response to a request that the proxy answers itself.
+pub(super) fn refuse(worker: &Worker, error: ProxyError, mut record: Record, speech: Speech) -> Response<ResponseBody> {
     record.failed(&error);
     if let ProxyError::Unreachable(cause) = &error {
         tracing::warn!(%cause, "an upstream cannot be reached");
     }
     let pacing = worker.site.pacing();
     let random = pacing.hash(&pacing.clock().now().as_nanos().to_ne_bytes());
-    let response = error.into_response(random);
+    let response = error.into_response(random, speech);
     if let ResponseBody::Whole(Some(body)) = response.body() {
         record.bytes(body.len());
     }
@@ -104,7 +119,8 @@ fn refuse(worker: &Worker, error: ProxyError, mut record: Record) -> Response<Re
     response
 }
 
-fn internal(worker: &Worker, panic: &(dyn Any + Send)) -> ProxyError {
+/// A bug, told in the log under an id that the client gets.
+pub(super) fn internal(worker: &Worker, panic: &(dyn Any + Send)) -> ProxyError {
     let pacing = worker.site.pacing();
     let id = pacing.hash(&pacing.clock().now().as_nanos().to_ne_bytes());
     let message = panic.downcast_ref::<&str>().copied();

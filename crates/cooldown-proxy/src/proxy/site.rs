@@ -6,30 +6,42 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use http::header::AUTHORIZATION;
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
+use smallvec::SmallVec;
 
+use super::api::Api;
 use super::caller::Callers;
 use super::error::ProxyError;
+use super::meanings::Meanings;
+use super::models::ModelTable;
+use super::retry::{RetryBudget, RetryRules};
+use super::returning::Returning;
 use super::route::{Matched, Router};
 use super::target::Target;
 use crate::config::Config;
-use crate::config::model::{HostHeader, Keys, Match, Provider, ProviderKind, Upstream};
+use crate::config::model::{HostHeader, Match, ProviderKind, Upstream};
 use crate::pacing::Pacing;
-use crate::telemetry::{AccessLog, Metrics, RouteMetrics};
+use crate::telemetry::{AccessLog, LimitFigures, Metrics, RouteMetrics};
 use crate::upstream::{Endpoint, Pool, Tls};
 
 /// The proxy as configured.
 #[derive(Debug)]
 pub struct Site {
     router: Router,
+    models: ModelTable,
     /// Routes in the order of the file, then providers.
     pub(super) routes: Vec<Route>,
+    /// The index of the first provider among the routes.
+    first_provider: usize,
     /// By the index of the route.
     endpoints: Vec<Endpoint>,
     pub(super) callers: Callers,
     pub(super) pacing: Pacing,
+    pub(super) retry: RetryRules,
+    pub(super) returning: Returning,
     pub(super) max_wait: Duration,
+    pub(super) max_body: usize,
+    pub(super) keepalive: Option<Duration>,
     pub(super) idle_timeout: Duration,
     pub(super) metrics: Arc<Metrics>,
     pub(super) access: AccessLog,
@@ -44,11 +56,38 @@ pub(super) struct Route {
     pub upstream: Upstream,
     /// The upstream's own `host`.
     pub authority: HeaderValue,
-    /// What is sent in place of the client's credentials.
-    pub credentials: Option<(HeaderName, HeaderValue)>,
+    /// What kind of API it is.
+    pub kind: ProviderKind,
+    /// What is known of an API with models and keys; `None` for routes.
+    pub api: Option<Api>,
     /// Whether its upstream's base path goes in front of requests that ask for its host by name.
     pub base_path_always: bool,
+    /// What its upstream means by what it says about limits.
+    pub meanings: Meanings,
+    pub retry_budget: RetryBudget,
     pub metrics: Arc<RouteMetrics>,
+}
+
+/// Where a request's host or path leads.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Led {
+    /// To one route.
+    To(Matched),
+    /// Its model decides; if it names none that is served, it goes to the route for everything else.
+    ByModel {
+        /// The route for everything else.
+        otherwise: Option<Matched>,
+    },
+}
+
+impl Led {
+    /// The route that is certain.
+    pub(super) fn matched(self) -> Option<Matched> {
+        match self {
+            Self::To(matched) => Some(matched),
+            Self::ByModel { .. } => None,
+        }
+    }
 }
 
 impl Site {
@@ -60,16 +99,30 @@ impl Site {
         let pacing = Pacing::new(config).context("the pacing thread cannot be started")?;
         let routes = routes(config, &metrics);
         let endpoints = endpoints(&routes)?;
-        let callers = Callers::new(config.clients.clone(), config.queue.client_by.clone());
-        let (max_wait, idle_timeout) = (config.queue.max_wait, config.server.idle_timeout);
-        let router = router(config);
-        Ok(Self { router, routes, endpoints, callers, pacing, max_wait, idle_timeout, metrics, access })
+        Ok(Self {
+            router: router(config),
+            models: ModelTable::new(&config.providers),
+            first_provider: config.routes.len(),
+            routes,
+            endpoints,
+            callers: Callers::new(config.clients.clone(), config.queue.client_by.clone()),
+            pacing,
+            retry: RetryRules::new(&config.retry),
+            returning: Returning::default(),
+            max_wait: config.queue.max_wait,
+            max_body: usize::try_from(config.server.max_body).unwrap_or(usize::MAX),
+            keepalive: config.queue.keepalive,
+            idle_timeout: config.server.idle_timeout,
+            metrics,
+            access,
+        })
     }
 
-    /// Lets the figures include the room that limits have. The figures do not keep the site alive.
-    pub fn tell_room(self: &Arc<Self>) {
+    /// Lets the figures tell how the limits stand. The figures do not keep the site alive.
+    pub fn tell_limits(self: &Arc<Self>) {
         let site = Arc::downgrade(self);
-        self.metrics.ask_for_room(Box::new(move || site.upgrade().map(|site| site.pacing.room()).unwrap_or_default()));
+        let figures = |site: Arc<Self>| LimitFigures { room: site.pacing.room(), cooldowns: site.pacing.cooldowns() };
+        self.metrics.ask_for_limits(Box::new(move || site.upgrade().map(figures).unwrap_or_default()));
     }
 
     /// What is paced.
@@ -77,14 +130,25 @@ impl Site {
         &self.pacing
     }
 
-    /// The route of a request. One that names a host in its request line means that host: only routes for it count.
-    pub(super) fn route(&self, target: &Target<'_>, path: &str) -> Result<Matched, ProxyError> {
-        let found = if target.absolute {
-            self.router.find_host(&target.host, target.port)
-        } else {
-            self.router.find(&target.host, target.port, path)
-        };
-        found.ok_or_else(|| ProxyError::NoRoute { host: target.host.to_string(), path: path.to_owned() })
+    /// Where a request leads. One that names a host in its request line means that host: only routes for it count.
+    pub(super) fn lead(&self, target: &Target<'_>, path: &str) -> Result<Led, ProxyError> {
+        if target.absolute {
+            let found = self.router.find_host(&target.host, target.port).map(Led::To);
+            return found.ok_or_else(|| no_route(target, path));
+        }
+        if let Some(matched) = self.router.find_named(&target.host, target.port, path) {
+            return Ok(Led::To(matched));
+        }
+        match self.router.find_other() {
+            otherwise if !self.models.is_empty() => Ok(Led::ByModel { otherwise }),
+            Some(matched) => Ok(Led::To(matched)),
+            None => Err(no_route(target, path)),
+        }
+    }
+
+    /// The routes of the providers that serve a model, in the order of the configuration.
+    pub(super) fn providers_of(&self, model: &str) -> SmallVec<[usize; 2]> {
+        self.models.candidates(model).into_iter().map(|provider| self.first_provider + provider).collect()
     }
 
     /// A worker's pools by the index of the route; routes to one upstream share one.
@@ -113,12 +177,18 @@ fn router(config: &Config) -> Router {
     router
 }
 
+fn no_route(target: &Target<'_>, path: &str) -> ProxyError {
+    ProxyError::NoRoute { host: target.host.to_string(), path: path.to_owned(), model: None }
+}
+
 fn routes(config: &Config, metrics: &Metrics) -> Vec<Route> {
-    let routes = config.routes.iter().map(|route| Route::new(&route.name, &route.upstream, None, true, metrics));
-    let providers = config
-        .providers
-        .iter()
-        .map(|provider| Route::new(&provider.name, &provider.upstream, credentials(provider), false, metrics));
+    let routes = config.routes.iter().map(|route| Route {
+        base_path_always: true,
+        ..Route::new(&route.name, &route.upstream, route.provider, None, metrics)
+    });
+    let providers = config.providers.iter().map(|provider| {
+        Route::new(&provider.name, &provider.upstream, provider.kind, Some(Api::new(provider)), metrics)
+    });
     routes.chain(providers).collect()
 }
 
@@ -143,37 +213,18 @@ fn authority(upstream: &Upstream) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// A provider's own key, in the field in which it expects one.
-fn credentials(provider: &Provider) -> Option<(HeaderName, HeaderValue)> {
-    let Keys::Ours(keys) = &provider.keys else { return None };
-    let key = keys.first()?.expose();
-    let field = match provider.kind {
-        ProviderKind::Anthropic => HeaderName::from_static("x-api-key"),
-        ProviderKind::Azure => HeaderName::from_static("api-key"),
-        ProviderKind::Gemini => HeaderName::from_static("x-goog-api-key"),
-        _ => AUTHORIZATION,
-    };
-    let text = if field == AUTHORIZATION { format!("Bearer {key}") } else { key.to_owned() };
-    let mut value = HeaderValue::from_str(&text).ok()?;
-    value.set_sensitive(true);
-    Some((field, value))
-}
-
 impl Route {
-    fn new(
-        name: &str,
-        upstream: &Upstream,
-        credentials: Option<(HeaderName, HeaderValue)>,
-        base_path_always: bool,
-        metrics: &Metrics,
-    ) -> Self {
+    fn new(name: &str, upstream: &Upstream, kind: ProviderKind, api: Option<Api>, metrics: &Metrics) -> Self {
         Self {
             name: Arc::from(name),
             name_value: HeaderValue::from_str(name).unwrap_or_else(|_| HeaderValue::from_static("route")),
             upstream: upstream.clone(),
             authority: authority(upstream),
-            credentials,
-            base_path_always,
+            kind,
+            api,
+            base_path_always: false,
+            meanings: Meanings::default(),
+            retry_budget: RetryBudget::default(),
             metrics: metrics.route(name),
         }
     }

@@ -24,7 +24,7 @@ pub(super) fn switch(
     record: Record,
     in_flight: InFlight,
 ) -> Result<Response<ResponseBody>, (ProxyError, Record)> {
-    let Answer { response, lease, permit, upgrade, protocol } = answer;
+    let Answer { response, lease, permit, upgrade, protocol, .. } = answer;
     let (Some(upgrade), Some(connection)) = (upgrade, lease.keep()) else {
         return Err((ProxyError::UpstreamProtocol, record));
     };

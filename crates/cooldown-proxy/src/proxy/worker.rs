@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use super::body_memory::BodyMemory;
 use super::peer::Peer;
-use super::readahead::AheadMemory;
 use super::site::Site;
 use crate::upstream::Pool;
 
-/// How much all workers together may read of bodies whose requests wait, in bytes.
-const READ_AHEAD: usize = 64 * 1024 * 1024;
+/// How much all workers together may hold of the bodies of requests, in bytes: of those that wait, and of those that may
+/// have to be sent again.
+const BODIES: usize = 512 * 1024 * 1024;
 
 /// One worker's part of the proxy.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub struct Worker {
     pub(super) site: Arc<Site>,
     /// By the index of the route; routes to one upstream share a pool.
     pools: Vec<Rc<Pool>>,
-    pub(super) memory: Rc<AheadMemory>,
+    pub(super) memory: Rc<BodyMemory>,
     in_flight: Cell<usize>,
     draining: Cell<bool>,
     /// Told when nothing is under way any more.
@@ -38,7 +39,7 @@ impl Worker {
     /// One of `workers` workers for this site.
     pub fn new(site: Arc<Site>, workers: usize) -> Self {
         let pools = site.pools();
-        let memory = Rc::new(AheadMemory::new(READ_AHEAD / workers));
+        let memory = Rc::new(BodyMemory::new(BODIES / workers));
         let (in_flight, draining, quiet) = (Cell::new(0), Cell::new(false), Notify::new());
         Self { site, pools, memory, in_flight, draining, quiet }
     }

@@ -31,12 +31,34 @@ pub struct Metrics {
 pub(super) struct Boards {
     pub(super) upstreams: RwLock<HashMap<Box<str>, Arc<RouteMetrics>>>,
     pub(super) domains: RwLock<HashMap<Box<str>, Arc<RouteMetrics>>>,
-    pub(super) room: OnceLock<RoomSource>,
+    pub(super) limits: OnceLock<LimitSource>,
     pub(super) started: u64,
 }
 
-/// Asks the pacers, at each scrape, how much room their limits have.
-pub type RoomSource = Box<dyn Fn() -> Vec<RoomFigure> + Send + Sync>;
+/// Asks the pacers, at each scrape, how their limits stand.
+pub type LimitSource = Box<dyn Fn() -> LimitFigures + Send + Sync>;
+
+/// How all limits stand.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LimitFigures {
+    /// What each allows.
+    pub room: Vec<RoomFigure>,
+    /// What is closed.
+    pub cooldowns: Vec<CooldownFigure>,
+}
+
+/// An upstream, a key or a model that is closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CooldownFigure {
+    /// The upstream.
+    pub upstream: String,
+    /// The API key, if it is one of several.
+    pub key: Option<String>,
+    /// The model, if it is closed and not all of them.
+    pub model: Option<String>,
+    /// For how long still.
+    pub left: Duration,
+}
 
 /// How much one limit allows now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +67,12 @@ pub struct RoomFigure {
     pub scope: Scope,
     /// The upstream's, domain's or client's name.
     pub name: String,
+    /// The API key that it is counted for, if it is one of several.
+    pub key: Option<String>,
+    /// The model that it is counted for.
+    pub model: Option<String>,
+    /// How the limit is known: `configured`, `learned` or `found`.
+    pub source: &'static str,
     /// The limit in words, as [`cooldown_pacer::Limit`] prints it.
     pub limit: String,
     /// How much may leave in the current window, in the limit's unit; negative while a debt is repaid.
@@ -76,6 +104,14 @@ pub struct RouteMetrics {
     pub(super) wait: WaitHistogram,
     pub(super) refusals: Tally,
     pub(super) upstream_errors: Tally,
+    /// Why attempts were turned away, and tried again or not.
+    pub(super) turned_away: Tally,
+    pub(super) retries: AtomicU64,
+    /// Tokens of responses whose usage was told, as estimated and as told.
+    pub(super) tokens_estimated: AtomicU64,
+    pub(super) tokens_actual: AtomicU64,
+    /// The sum of what each estimate was off, in tokens.
+    pub(super) tokens_off: AtomicU64,
 }
 
 /// How long requests waited. The library's histogram takes a mutex for each observation; this one adds to two atomics.
@@ -102,7 +138,7 @@ impl Metrics {
         let boards = Arc::new(Boards {
             upstreams: RwLock::default(),
             domains: RwLock::default(),
-            room: OnceLock::new(),
+            limits: OnceLock::new(),
             started: unix_seconds(),
         });
         let mut registry = Registry::default();
@@ -120,10 +156,10 @@ impl Metrics {
         handle(&self.boards.domains, host, MAX_DOMAINS)
     }
 
-    /// Names what is asked for the room of each limit at every scrape. Only the first call counts.
-    pub fn ask_for_room(&self, source: RoomSource) {
+    /// Names what is asked how the limits stand at every scrape. Only the first call counts.
+    pub fn ask_for_limits(&self, source: LimitSource) {
         // A second source would belong to a second proxy, which has its own `Metrics`.
-        let _ = self.boards.room.set(source);
+        let _ = self.boards.limits.set(source);
     }
 
     /// All figures in the OpenMetrics text format, version 1.0.0.
@@ -190,6 +226,23 @@ impl RouteMetrics {
     pub fn responded(&self, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5);
         self.responses[class - 1].fetch_add(1, Relaxed);
+    }
+
+    /// The upstream turned an attempt away: this word says why.
+    pub fn turned_away(&self, why: &'static str) {
+        self.turned_away.count(why);
+    }
+
+    /// A request that was turned away is tried again.
+    pub fn retried(&self) {
+        self.retries.fetch_add(1, Relaxed);
+    }
+
+    /// A response told how many tokens it took; so many had been estimated.
+    pub fn tokens(&self, estimated: u64, actual: u64) {
+        self.tokens_estimated.fetch_add(estimated, Relaxed);
+        self.tokens_actual.fetch_add(actual, Relaxed);
+        self.tokens_off.fetch_add(estimated.abs_diff(actual), Relaxed);
     }
 
     /// The upstream failed without a response: this error code says how.
@@ -267,6 +320,10 @@ mod tests {
         route.refused("queue_full");
         route.refused("queue_full");
         route.upstream_error("upstream_timeout");
+        route.turned_away("limit");
+        route.retried();
+        route.tokens(100, 130);
+        route.tokens(100, 90);
 
         let text = scrape(&metrics);
         for line in [
@@ -278,6 +335,11 @@ mod tests {
             r#"cooldown_upstream_responses_total{upstream="api.example.com",class="5xx"} 1"#,
             r#"cooldown_upstream_refusals_total{upstream="api.example.com",code="queue_full"} 2"#,
             r#"cooldown_upstream_errors_total{upstream="api.example.com",code="upstream_timeout"} 1"#,
+            r#"cooldown_upstream_turned_away_total{upstream="api.example.com",code="limit"} 1"#,
+            r#"cooldown_upstream_retries_total{upstream="api.example.com"} 1"#,
+            r#"cooldown_upstream_tokens_estimated_total{upstream="api.example.com"} 200"#,
+            r#"cooldown_upstream_tokens_actual_total{upstream="api.example.com"} 220"#,
+            r#"cooldown_upstream_tokens_estimate_error_total{upstream="api.example.com"} 40"#,
             r#"cooldown_upstream_wait_seconds_count{upstream="api.example.com"} 2"#,
             r#"cooldown_upstream_wait_seconds_sum{upstream="api.example.com"} 0.02"#,
             r#"cooldown_upstream_wait_seconds_bucket{le="0.01",upstream="api.example.com"} 1"#,
@@ -321,19 +383,38 @@ mod tests {
     }
 
     #[test]
-    fn room_is_asked_for_at_each_scrape() {
+    fn limits_are_asked_for_at_each_scrape() {
         let metrics = Metrics::new();
         assert!(!scrape(&metrics).contains("_room"));
-        metrics.ask_for_room(Box::new(|| {
-            vec![RoomFigure {
-                scope: Scope::Domain,
-                name: "api.example.com".to_owned(),
-                limit: "10 requests a second".to_owned(),
-                room: -3,
-            }]
+        let room = |scope, name: &str, key: Option<&str>, model: Option<&str>, source| RoomFigure {
+            scope,
+            name: name.to_owned(),
+            key: key.map(str::to_owned),
+            model: model.map(str::to_owned),
+            source,
+            limit: "10 requests a second".to_owned(),
+            room: -3,
+        };
+        metrics.ask_for_limits(Box::new(move || LimitFigures {
+            room: vec![
+                room(Scope::Domain, "api.example.com", None, None, "configured"),
+                room(Scope::Upstream, "openai", Some("2"), Some("gpt-4o"), "learned"),
+            ],
+            cooldowns: vec![CooldownFigure {
+                upstream: "openai".to_owned(),
+                key: Some("2".to_owned()),
+                model: None,
+                left: Duration::from_millis(1500),
+            }],
         }));
-        let line = r#"cooldown_domain_room{domain="api.example.com",limit="10 requests a second"} -3"#;
-        assert!(scrape(&metrics).contains(line));
+        let text = scrape(&metrics);
+        for line in [
+            r#"cooldown_domain_room{domain="api.example.com",limit="10 requests a second",source="configured"} -3"#,
+            r#"cooldown_upstream_room{upstream="openai",limit="10 requests a second",source="learned",key="2",model="gpt-4o"} -3"#,
+            r#"cooldown_upstream_closed_seconds{upstream="openai",key="2"} 1.5"#,
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
     }
 
     #[test]

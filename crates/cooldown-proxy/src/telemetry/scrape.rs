@@ -10,7 +10,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::metrics::{Boards, RoomFigure, RouteMetrics, Scope, WAIT_BUCKETS, WaitHistogram};
+use super::metrics::{
+    Boards, CooldownFigure, LimitFigures, RoomFigure, RouteMetrics, Scope, WAIT_BUCKETS, WaitHistogram,
+};
 
 /// Reads the boards when it is asked; nothing is copied before.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         encode_process(&mut encoder, self.0.started)?;
-        let room = self.0.room.get().map(|source| source()).unwrap_or_default();
+        let LimitFigures { room, cooldowns } = self.0.limits.get().map(|source| source()).unwrap_or_default();
         for (scope, board) in [(Scope::Upstream, &self.0.upstreams), (Scope::Domain, &self.0.domains)] {
             let mut entries: Entries =
                 board.read().iter().map(|(name, figures)| (name.clone(), Arc::clone(figures))).collect();
@@ -37,7 +39,7 @@ impl Collector for Scrape {
         for scope in [Scope::Upstream, Scope::Domain, Scope::Client] {
             encode_room(&mut encoder, scope, &room)?;
         }
-        Ok(())
+        encode_cooldowns(&mut encoder, &cooldowns)
     }
 }
 
@@ -64,7 +66,12 @@ fn encode_board(encoder: &mut DescriptorEncoder<'_>, scope: Scope, entries: &Ent
     })?;
     board.codes("errors", "Attempts that failed without a response, by error code", |figures| {
         figures.upstream_errors.counts()
-    })
+    })?;
+    board.codes("turned_away", "Attempts that the upstream turned away, by reason", |figures| {
+        figures.turned_away.counts()
+    })?;
+    board.counter("retries", "Requests that were turned away and tried again", |figures| &figures.retries)?;
+    board.tokens()
 }
 
 /// One scope's entries on their way out.
@@ -83,6 +90,17 @@ impl Board<'_, '_> {
             ConstCounter::new(of(figures).load(Relaxed)).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
+    }
+
+    fn tokens(&mut self) -> fmt::Result {
+        if self.entries.iter().all(|(_, figures)| figures.tokens_actual.load(Relaxed) == 0) {
+            return Ok(());
+        }
+        let help = "Tokens that responses took, as estimated beforehand";
+        self.counter("tokens_estimated", help, |figures| &figures.tokens_estimated)?;
+        self.counter("tokens_actual", "Tokens that responses took, as they told", |figures| &figures.tokens_actual)?;
+        let help = "Tokens by which estimates were off, above or below";
+        self.counter("tokens_estimate_error", help, |figures| &figures.tokens_off)
     }
 
     fn gauge(&mut self, name: &str, help: &str, of: fn(&RouteMetrics) -> &AtomicU64) -> fmt::Result {
@@ -147,10 +165,33 @@ fn encode_room(encoder: &mut DescriptorEncoder<'_>, scope: Scope, room: &[RoomFi
     let help = "How much a limit allows now, in its own unit; negative while a debt is repaid";
     let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
     for figure in of_scope {
-        let labels = [(label(scope), figure.name.as_str()), ("limit", figure.limit.as_str())];
+        let mut labels = vec![(label(scope), figure.name.clone())];
+        labels.extend([("limit", figure.limit.clone()), ("source", figure.source.to_owned())]);
+        labels.extend(narrowed(figure.key.as_deref(), figure.model.as_deref()));
         ConstGauge::new(figure.room).encode(metric.encode_family(&labels)?)?;
     }
     Ok(())
+}
+
+fn encode_cooldowns(encoder: &mut DescriptorEncoder<'_>, cooldowns: &[CooldownFigure]) -> fmt::Result {
+    if cooldowns.is_empty() {
+        return Ok(());
+    }
+    let name = full_name(Scope::Upstream, "closed_seconds");
+    let help = "For how long an upstream, one of its keys or one of its models stays closed";
+    let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+    for figure in cooldowns {
+        let mut labels = vec![(label(Scope::Upstream), figure.upstream.clone())];
+        labels.extend(narrowed(figure.key.as_deref(), figure.model.as_deref()));
+        ConstGauge::new(figure.left.as_secs_f64()).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// The labels of what holds for one key or one model only.
+fn narrowed(key: Option<&str>, model: Option<&str>) -> impl Iterator<Item = (&'static str, String)> {
+    let key = key.map(|key| ("key", key.to_owned()));
+    key.into_iter().chain(model.map(|model| ("model", model.to_owned())))
 }
 
 fn full_name(scope: Scope, name: &str) -> String {

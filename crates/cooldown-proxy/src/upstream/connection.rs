@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::deadline::Deadline;
 use super::stream::Stream;
-use crate::proxy::body::RequestBody;
+use crate::proxy::request_body::RequestBody;
 
 type Driver = http1::Connection<TokioIo<Stream>, RequestBody>;
 

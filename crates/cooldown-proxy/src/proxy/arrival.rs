@@ -1,0 +1,204 @@
+//! What a client sent: read, matched and made ready for the upstreams that it may go to. Nothing here waits.
+
+use std::rc::Rc;
+
+use cooldown_pacer::{Instant, Urgency};
+use http::header::HOST;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Version};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+
+use super::budget;
+use super::call::{self, Call};
+use super::caller::{self, Caller};
+use super::error::{ProxyError, Speech};
+use super::headers;
+use super::peer::Peer;
+use super::record::Record;
+use super::request_body::RequestBody;
+use super::returning::Trace;
+use super::route::Matched;
+use super::site::{Led, Site};
+use super::target;
+use super::worker::Worker;
+use crate::pacing::CommonKeys;
+
+/// A request as it arrived.
+pub(super) struct Arrival {
+    /// The client's head in the form in which upstreams get it, but for its target, its host and credentials of ours.
+    pub head: Parts,
+    pub body: RequestBody,
+    /// The client's end, if it asks for another protocol.
+    pub upgrade: Option<OnUpgrade>,
+    /// Where its host or path leads.
+    pub led: Led,
+    pub caller: Caller,
+    pub urgency: Urgency,
+    /// A hash of the credentials that it carries for its upstream.
+    pub credentials: Option<u64>,
+    /// The keys that concern it whichever way it goes.
+    pub common: CommonKeys,
+    /// When it first asked.
+    pub since: Instant,
+    /// Whether that was an earlier request of its caller, which asks again.
+    pub returns: bool,
+    /// What it is known by when it comes again, if its caller is one who would.
+    pub trace: Option<Trace>,
+    /// The end of its wait budget.
+    pub latest: Instant,
+    /// What its body says, where that matters.
+    pub call: Option<Box<Call>>,
+}
+
+impl Arrival {
+    /// Finds the request's route and caller, and makes its head ready to be sent on.
+    ///
+    /// # Errors
+    /// When it is malformed, has no route, or comes from a stranger.
+    pub(super) fn prepare(
+        worker: &Rc<Worker>,
+        peer: &Peer,
+        request: Request<Incoming>,
+        record: &mut Record,
+    ) -> Result<Box<Self>, ProxyError> {
+        let site = &*worker.site;
+        let (mut head, incoming) = request.into_parts();
+        let target = target::read(&head)?;
+        let led = site.lead(&target, head.uri.path())?;
+        record.asked_for(site.metrics.domain(&target.host));
+        let matched = led.matched().map(|matched| matched.route);
+        if let Led::To(matched) = led {
+            record.takes(&site.routes[matched.route]);
+        }
+        let caller = site.callers.identify(&head.headers, peer, &site.pacing)?;
+        caller.client.and_then(|client| site.callers.name(client)).inspect(|name| record.client(name));
+        let common = site.pacing.common_keys(matched, &target.host, caller.client);
+        let now = site.pacing.clock().now();
+        let latest = now.after(budget::wait_budget(&head.headers, site.max_wait));
+        let urgency = budget::urgency(&head.headers).unwrap_or(caller.urgency);
+        let upgrade = wanted_upgrade(&mut head);
+        forwardable(&mut head, peer, &caller, upgrade.is_some());
+        let credentials = caller::credentials(&head.headers).map(|value| site.pacing.hash(value.as_bytes()));
+        let body = RequestBody::new(incoming, site.idle_timeout, &worker.memory);
+        let (call, trace, returns) = (None, None, false);
+        let mut arrival = Self {
+            head,
+            body,
+            upgrade,
+            led,
+            caller,
+            urgency,
+            credentials,
+            common,
+            since: now,
+            returns,
+            trace,
+            latest,
+            call,
+        };
+        arrival.recall(site);
+        Ok(Box::new(arrival))
+    }
+
+    /// Gives a caller whose earlier request was sent away its age back. SDKs that try again by themselves say so.
+    fn recall(&mut self, site: &Site) {
+        let Some(retry) = self.head.headers.get(headers::RETRY_COUNT) else { return };
+        let length = self.head.headers.get(http::header::CONTENT_LENGTH).map_or(&b""[..], HeaderValue::as_bytes);
+        let request = [self.head.method.as_str().as_bytes(), self.head.uri.path().as_bytes(), length].join(&b'\n');
+        let trace = Trace { flow: self.caller.flow, request: site.pacing.hash(&request) };
+        if retry != "0"
+            && let Some(since) = site.returning.find(trace, self.since)
+        {
+            self.since = since;
+            self.returns = true;
+        }
+        self.trace = Some(trace);
+    }
+
+    /// Whether its body must be read before anything else: for its model, or for its tokens.
+    pub(super) fn wants_reading(&self, site: &Site) -> bool {
+        let matters = match self.led {
+            Led::To(Matched { route, .. }) => site.routes[route].api.is_some(),
+            // What is too long to be read can still take the route for everything else.
+            Led::ByModel { otherwise } => otherwise.is_none() || self.body.size_hint().lower() <= site.max_body as u64,
+        };
+        let can_tell = call::is_json(&self.head.headers) || call::model_in_path(&self.head).is_some();
+        matters && can_tell && matches!(self.head.method, Method::POST | Method::PUT | Method::PATCH)
+    }
+
+    /// Reads what routing and cost need of the body.
+    ///
+    /// # Errors
+    /// When it is too long, or can be read in two ways.
+    pub(super) async fn read(&mut self, worker: &Worker) -> Result<(), ProxyError> {
+        let call = if self.body.is_end_stream() || !call::is_json(&self.head.headers) {
+            Call::of_path(&self.head)
+        } else {
+            Call::read(&self.head, &self.body, worker.site.max_body).await?
+        };
+        self.call = Some(Box::new(call));
+        Ok(())
+    }
+
+    /// Whether its client may be given signs of life while it waits. Whether it asks for a stream is known later.
+    pub(super) fn may_be_kept(&self, site: &Site) -> bool {
+        site.keepalive.is_some() && self.upgrade.is_none() && (self.wants_reading(site) || self.accepts_events())
+    }
+
+    /// Whether the answer shall be a stream of events.
+    pub(super) fn wants_stream(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.stream) || self.accepts_events()
+    }
+
+    fn accepts_events(&self) -> bool {
+        let accept = self.head.headers.get(http::header::ACCEPT);
+        accept.is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"))
+    }
+
+    /// The model that it asks for.
+    pub(super) fn model(&self) -> Option<&str> {
+        self.call.as_ref()?.model.as_deref()
+    }
+
+    /// The host that the client asked for.
+    pub(super) fn host(&self) -> &str {
+        self.head.headers.get(headers::FORWARDED_HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()
+    }
+
+    /// In which words its caller expects to be answered.
+    pub(super) fn speech(&self) -> Speech {
+        Speech::of(self.head.uri.path())
+    }
+
+    /// Whether it may be sent: another attempt needs the body from its beginning.
+    pub(super) fn can_be_sent_again(&self) -> bool {
+        self.upgrade.is_none()
+            && (self.call.as_ref().is_some_and(|call| call.body.is_some()) || self.body.again().is_some())
+    }
+}
+
+/// The client's end of another protocol, if it asks for one (RFC 9110 §7.8).
+fn wanted_upgrade(head: &mut Parts) -> Option<OnUpgrade> {
+    let upgrade = head.extensions.remove::<OnUpgrade>()?;
+    headers::names_upgrade(&head.headers).then_some(upgrade)
+}
+
+/// Turns the client's head into what every upstream may get.
+fn forwardable(head: &mut Parts, peer: &Peer, caller: &Caller, upgrade: bool) {
+    let host = asked_host(head).unwrap_or_else(|| HeaderValue::from_static(""));
+    let version = std::mem::replace(&mut head.version, Version::HTTP_11);
+    head.extensions.clear();
+    headers::to_upstream(&mut head.headers, version, peer, host, upgrade);
+    if let Some(field) = &caller.token_field {
+        head.headers.remove(field);
+    }
+}
+
+/// The host as the client named it.
+fn asked_host(head: &Parts) -> Option<HeaderValue> {
+    match head.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => head.headers.get(HOST).cloned(),
+    }
+}

@@ -1,0 +1,116 @@
+//! What the body of a call to a model says: which model, how much text, how much may come back.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+
+use super::body_memory::Held;
+use super::error::ProxyError;
+use super::request_body::{RequestBody, WholeError};
+use crate::provider::{Edit, Peek, PeekFault, Reserve, model_of_path, peek};
+
+/// A call to a model.
+#[derive(Debug)]
+pub(super) struct Call {
+    /// The body, if it was read.
+    pub body: Option<Bytes>,
+    /// The model as the client named it.
+    pub model: Option<Box<str>>,
+    /// Where the body names it.
+    pub named_at: Option<Range<usize>>,
+    /// Whether the answer shall come in events.
+    pub stream: bool,
+    /// What makes the answer tell its usage, if it would not by itself.
+    pub ask_usage: Option<Edit>,
+    /// Equal for the calls of one conversation.
+    pub conversation: Option<u64>,
+    max_output: Option<u64>,
+    answers: u64,
+    pub prompt_bytes: u64,
+    /// The memory that the body holds.
+    _held: Option<Held>,
+}
+
+impl Call {
+    /// A call that is understood by its path alone.
+    pub(super) fn of_path(head: &Parts) -> Self {
+        Self {
+            body: None,
+            model: model_in_path(head).map(Box::from),
+            named_at: None,
+            stream: false,
+            ask_usage: None,
+            conversation: None,
+            max_output: None,
+            answers: 1,
+            prompt_bytes: 0,
+            _held: None,
+        }
+    }
+
+    /// Reads the body whole, and of it what matters. What makes no sense is passed on as it is: to judge it is the
+    /// upstream's business.
+    ///
+    /// # Errors
+    /// When it is longer than `max_body`, breaks off, or could be read in two ways.
+    pub(super) async fn read(head: &Parts, body: &RequestBody, max_body: usize) -> Result<Self, ProxyError> {
+        let (whole, held) = body.whole(max_body).await.map_err(|error| failure(error, max_body))?;
+        let mut call = Self { _held: held, ..Self::of_path(head) };
+        match peek(&whole) {
+            Ok(peek) => call.understand(&peek, head),
+            Err(PeekFault::Twice(_)) => {
+                return Err(ProxyError::InvalidRequest("a field of its body that the proxy reads is given twice"));
+            }
+            Err(PeekFault::NotJson | PeekFault::NotAnObject | PeekFault::ModelNotText) => {}
+        }
+        call.body = Some(whole);
+        Ok(call)
+    }
+
+    fn understand(&mut self, peek: &Peek<'_>, head: &Parts) {
+        if let Some(named) = &peek.model {
+            self.model = Some(named.name.as_ref().into());
+            self.named_at = Some(named.range.clone());
+        }
+        self.stream = peek.stream || head.uri.path().ends_with(":streamGenerateContent");
+        // Only chat completions have the option; elsewhere it would be a fault, and usage comes anyway.
+        let asks = peek.stream && head.uri.path().ends_with("/completions");
+        self.ask_usage = peek.ask_usage.clone().filter(|_| asks);
+        self.conversation = peek.conversation();
+        (self.max_output, self.answers, self.prompt_bytes) = (peek.max_output, peek.answers, peek.prompt_bytes());
+    }
+
+    /// What an estimate of its tokens goes by, if it may take any.
+    pub(super) fn reserve<'a>(&self, model: &'a str) -> Option<Reserve<'a>> {
+        let (prompt_bytes, max_output, answers) = (self.prompt_bytes, self.max_output, self.answers);
+        self.body.is_some().then_some(Reserve { model, prompt_bytes, max_output, answers })
+    }
+
+    /// How many answers it asks for.
+    pub(super) fn answers(&self) -> u64 {
+        self.answers
+    }
+}
+
+/// Whether a request carries JSON. Without a content type it is worth a look.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return true };
+    let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    essence.eq_ignore_ascii_case(b"application/json") || essence.to_ascii_lowercase().ends_with(b"+json")
+}
+
+/// The model that the path names, as Gemini's and Azure's do.
+pub(super) fn model_in_path(head: &Parts) -> Option<&str> {
+    model_of_path(head.uri.path())
+}
+
+fn failure(error: WholeError, max_body: usize) -> ProxyError {
+    match error {
+        WholeError::TooLarge => ProxyError::BodyTooLarge(max_body),
+        WholeError::NoMemory => ProxyError::TooManyBodies,
+        WholeError::Broken => ProxyError::InvalidRequest("its body ended early"),
+    }
+}

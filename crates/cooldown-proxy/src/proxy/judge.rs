@@ -1,0 +1,272 @@
+//! What an upstream's answer means: for the limits, for the one who waits for it, and for all others.
+
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use cooldown_pacer::{Cost, Key, Lesson, Observation, Spent, Unit};
+use http::{Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::arrival::Arrival;
+use super::error::ProxyError;
+use super::forward::{Answer, Turn};
+use super::journey::{Journey, Verdict};
+use super::meter::Meter;
+use super::opening::Opening;
+use super::record::Record;
+use super::site::Route;
+use super::way::Leg;
+use super::worker::Worker;
+use crate::config::model::ProviderKind;
+use crate::pacing::Label;
+use crate::provider::{
+    Class, FirstEvent, Said, Scope, Statement, UnixTime, classify, classify_error_json, read_limits,
+};
+
+/// An attempt whose response head has come.
+pub(super) struct Attempt {
+    pub leg: Leg,
+    pub turn: Turn,
+    pub response: Response<Incoming>,
+    /// Whether we asked for usage that the client has not asked for.
+    pub asked_usage: bool,
+}
+
+/// Hears what a response says about limits, and decides what is done with it.
+pub(super) async fn judge(
+    worker: &Rc<Worker>,
+    mut attempt: Attempt,
+    journey: &mut Journey,
+    arrival: &Arrival,
+    record: &mut Record,
+) -> Result<Verdict, ProxyError> {
+    let route = &worker.site.routes[journey.route()];
+    let status = attempt.response.status();
+    let received = now();
+    let said = read_limits(route.kind, status.as_u16(), attempt.response.headers(), received);
+    attempt.hear(worker, journey, &said, arrival);
+    if is_worth_reading(route, status, &said) {
+        return Box::pin(turned_away(worker, attempt, journey, arrival, record, received)).await;
+    }
+    let meter = attempt.meter(worker, journey, arrival);
+    if let Some(meter) = meter {
+        return Box::pin(metered(worker, attempt, meter, journey, arrival, record)).await;
+    }
+    attempt.turn.permit.observe(Observation::Accepted);
+    Ok(attempt.pass(Opening::default(), None))
+}
+
+/// An error: reads what its body says, and tries again what can be.
+async fn turned_away(
+    worker: &Rc<Worker>,
+    mut attempt: Attempt,
+    journey: &mut Journey,
+    arrival: &Arrival,
+    record: &mut Record,
+    received: UnixTime,
+) -> Result<Verdict, ProxyError> {
+    let route = &worker.site.routes[journey.route()];
+    let opening = Opening::of_error(&mut attempt.turn.lease, attempt.response.body_mut()).await;
+    let (status, headers) = (attempt.response.status(), attempt.response.headers());
+    let body = crate::provider::decoded(headers, &opening.data());
+    let class = classify(route.kind, status.as_u16(), headers, Some(&body), received);
+    if let Some(pause) = attempt.answer_to(worker, &class, journey, arrival, record) {
+        return Ok(attempt.again(pause));
+    }
+    Ok(attempt.pass(opening, None))
+}
+
+/// A response that tells its usage. If it is a stream, it is held back until its first token, which may be an error.
+async fn metered(
+    worker: &Rc<Worker>,
+    mut attempt: Attempt,
+    mut meter: Box<Meter>,
+    journey: &mut Journey,
+    arrival: &Arrival,
+    record: &mut Record,
+) -> Result<Verdict, ProxyError> {
+    let kind = worker.site.routes[journey.route()].kind;
+    if !meter.is_stream() {
+        attempt.turn.permit.observe(Observation::Accepted);
+        return Ok(attempt.pass(Opening::default(), Some(meter)));
+    }
+    let (lease, body) = (&mut attempt.turn.lease, attempt.response.body_mut());
+    let opening = Opening::of_stream(lease, body, &mut meter, worker.site.retry.hold_stream).await;
+    let class = match meter.first_event() {
+        Some(FirstEvent::Error(error)) => classify_error_json(kind, error, now()),
+        _ => Class::Fine,
+    };
+    if let Some(pause) = attempt.answer_to(worker, &class, journey, arrival, record) {
+        return Ok(attempt.again(pause));
+    }
+    Ok(attempt.pass(opening, Some(meter)))
+}
+
+impl Attempt {
+    /// Tells the pacer what the response states about limits.
+    fn hear(&mut self, worker: &Worker, journey: &Journey, said: &Said, arrival: &Arrival) {
+        let (site, path) = (&worker.site, arrival.head.uri.path());
+        for statement in &said.statements {
+            site.pacing.learn_pool(journey.route(), path, statement.scope);
+            self.tell(worker, journey, statement, arrival);
+        }
+    }
+
+    fn tell(&mut self, worker: &Worker, journey: &Journey, statement: &Statement, arrival: &Arrival) {
+        let key = self.leg.keys.of(statement.scope);
+        let route = &worker.site.routes[journey.route()];
+        let told = route.meanings.told(key, statement, worker.site.pacing.clock().now());
+        let lesson = self.turn.permit.observe(Observation::Told { key, told });
+        self.report(worker, journey, lesson, arrival);
+    }
+
+    /// Tells people what was learned, and remembers what the key is called.
+    fn report(&self, worker: &Worker, journey: &Journey, lesson: Option<Lesson>, arrival: &Arrival) {
+        let Some(lesson) = lesson else { return };
+        let route = &worker.site.routes[journey.route()];
+        let (Lesson::Limit { key, .. } | Lesson::Closed { key, .. }) = lesson;
+        let label = self.label(route, journey, key, arrival);
+        let (of_key, of_model) = (label.key.as_deref().unwrap_or("-"), label.model.as_deref().unwrap_or("-"));
+        match lesson {
+            Lesson::Limit { limit, .. } => {
+                tracing::info!(upstream = &*route.name, key = of_key, model = of_model, %limit, "learned a limit");
+            }
+            Lesson::Closed { until, .. } => {
+                let seconds = until.since(worker.site.pacing.clock().now()).as_secs_f64();
+                tracing::info!(
+                    upstream = &*route.name,
+                    key = of_key,
+                    model = of_model,
+                    seconds,
+                    "closed by the upstream"
+                );
+            }
+        }
+        worker.site.pacing.name(journey.route(), key, || label);
+    }
+
+    fn label(&self, route: &Route, journey: &Journey, key: Key, arrival: &Arrival) -> Label {
+        if key == self.leg.keys.upstream() {
+            return Label::default();
+        }
+        let ours = journey.ways.get(self.leg.way).key.filter(|_| route.keys() > 1).map(|key| (key + 1).to_string());
+        let callers = arrival.credentials.filter(|_| route.keys() == 0).map(|hash| format!("{:08x}", hash as u32));
+        let model =
+            arrival.model().filter(|_| key == self.leg.keys.of(Scope::Model) && key != self.leg.keys.of(Scope::Key));
+        Label { key: ours.or(callers).map(Box::from), model: model.map(|model| route.own_name(model).into()) }
+    }
+
+    /// What reads its tokens, if they count.
+    fn meter(&self, worker: &Rc<Worker>, journey: &Journey, arrival: &Arrival) -> Option<Box<Meter>> {
+        let (call, estimate) = (arrival.call.as_deref()?, self.leg.estimate?);
+        if !self.response.status().is_success() {
+            return None;
+        }
+        Meter::new(worker, journey.route(), call, estimate, self.response.headers(), self.asked_usage)
+    }
+
+    /// Does what a class of response asks for: the pause before another attempt, or `None` if the client gets it.
+    fn answer_to(
+        &mut self,
+        worker: &Worker,
+        class: &Class,
+        journey: &mut Journey,
+        arrival: &Arrival,
+        record: &Record,
+    ) -> Option<Duration> {
+        let route = &worker.site.routes[journey.route()];
+        let (status, rules) = (self.response.status(), &worker.site.retry);
+        let can_be_sent_again = arrival.can_be_sent_again();
+        match class {
+            Class::Fine | Class::Fault => {
+                self.turn.permit.observe(Observation::Accepted);
+                None
+            }
+            Class::Limit { axis, scope, wait, stated } => {
+                record.turned_away("limit");
+                self.refused(worker, journey, (*axis, *scope, *wait), stated.as_ref(), arrival);
+                journey.ways.turned_away = true;
+                (can_be_sent_again && (status.is_success() || rules.includes_limits(status))).then_some(Duration::ZERO)
+            }
+            Class::Capacity { wait } => {
+                record.turned_away("capacity");
+                // A plain upstream that has trouble with one request may have none with others.
+                let closes = wait.is_some() || route.kind != ProviderKind::Generic || route.api.is_some();
+                if closes {
+                    self.closed(worker, journey, *wait, arrival);
+                }
+                journey.ways.turned_away = true;
+                let retried = can_be_sent_again && (status.is_success() || rules.includes(status));
+                let pause = if closes { Some(Duration::ZERO) } else { journey.pause(arrival) };
+                pause.filter(|_| retried && journey.may_fail_again())
+            }
+            Class::Money | Class::Credentials => {
+                record.turned_away(if matches!(class, Class::Money) { "money" } else { "credentials" });
+                let way = journey.ways.get(self.leg.way);
+                route.rest(way.key, worker.site.pacing.clock().now());
+                (can_be_sent_again && journey.give_up(&self.leg)).then_some(Duration::ZERO)
+            }
+            Class::Impossible { .. } => {
+                record.turned_away("impossible");
+                None
+            }
+        }
+    }
+
+    /// The upstream refused for a limit.
+    fn refused(
+        &mut self,
+        worker: &Worker,
+        journey: &Journey,
+        (unit, scope, wait): (Option<Unit>, Scope, Option<Duration>),
+        stated: Option<&Statement>,
+        arrival: &Arrival,
+    ) {
+        if let Some(stated) = stated {
+            self.tell(worker, journey, stated, arrival);
+        }
+        let cost = |unit| self.turn.permit.taken().get(unit).max(1);
+        let wait = wait.or_else(|| stated.and_then(|stated| stated.wait_for(cost(stated.axis))));
+        let until = wait.map(|wait| worker.site.pacing.clock().now().after(wait));
+        let key = self.leg.keys.of(scope);
+        let lesson = self.turn.permit.observe(Observation::Refused { key, unit, until });
+        self.report(worker, journey, lesson, arrival);
+    }
+
+    /// The upstream has no room, for this model at least.
+    fn closed(&mut self, worker: &Worker, journey: &Journey, wait: Option<Duration>, arrival: &Arrival) {
+        let until = wait.map(|wait| worker.site.pacing.clock().now().after(wait));
+        let key = self.leg.keys.narrowest();
+        let lesson = self.turn.permit.observe(Observation::Closed { key, until });
+        self.report(worker, journey, lesson, arrival);
+    }
+
+    /// The client gets the response.
+    fn pass(self, opening: Opening, meter: Option<Box<Meter>>) -> Verdict {
+        let Turn { lease, permit, .. } = self.turn;
+        let (upgrade, protocol) = (None, None);
+        Verdict::Pass(Box::new(Answer { response: self.response, lease, permit, opening, meter, upgrade, protocol }))
+    }
+
+    /// The request goes back into the line. It was a request, whatever came of it; tokens it took none.
+    fn again(self, pause: Duration) -> Verdict {
+        self.turn.permit.settle(Spent::Exactly(Cost::ONE_REQUEST));
+        Verdict::Again(pause)
+    }
+}
+
+/// Whether the body of a response may tell that the request was turned away. Other errors pass as they come.
+fn is_worth_reading(route: &Route, status: StatusCode, said: &Said) -> bool {
+    let is_plain = route.kind == ProviderKind::Generic && route.api.is_none();
+    match status.as_u16() {
+        429 | 503 | 529 => true,
+        403 => !is_plain || said.retry_after.is_some() || said.statements.iter().any(Statement::is_exhausted),
+        400 | 401 | 402 | 413 | 420 | 430 | 498 | 500 => !is_plain,
+        _ => false,
+    }
+}
+
+fn now() -> UnixTime {
+    // A clock before 1970 tells no time at all.
+    UnixTime::try_from(SystemTime::now()).unwrap_or(UnixTime::from_secs(0))
+}

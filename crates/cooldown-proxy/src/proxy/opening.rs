@@ -1,0 +1,103 @@
+//! The beginning of a response's body, read before its head is passed on: as long as no byte has reached the client, the
+//! request can be tried again.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming};
+use tokio::time::{Instant, timeout_at};
+
+use super::meter::Meter;
+use crate::provider::{FirstEvent, LONGEST_BODY};
+use crate::upstream::Lease;
+
+/// How long the body of an error may take: it is short, and the client waits for it.
+const ERROR_TIMEOUT: Duration = Duration::from_millis(500);
+/// The most that is held back of the beginning of a stream, in bytes.
+const LONGEST_HELD: usize = 64 << 10;
+
+/// What was read of a body, in order.
+#[derive(Debug, Default)]
+pub(super) struct Opening {
+    frames: VecDeque<Frame<Bytes>>,
+    bytes: usize,
+    /// Why nothing more can be read.
+    failed: Option<hyper::Error>,
+}
+
+impl Opening {
+    /// Reads the body of an error, as far as it is worth reading.
+    pub(super) async fn of_error(lease: &mut Lease, body: &mut Incoming) -> Self {
+        let mut opening = Self::default();
+        let deadline = Instant::now() + ERROR_TIMEOUT;
+        while opening.bytes < LONGEST_BODY && !body.is_end_stream() {
+            let Ok(frame) = timeout_at(deadline, next(lease, body)).await else { break };
+            if opening.keep(frame).is_none() {
+                break;
+            }
+        }
+        opening
+    }
+
+    /// Reads a stream up to its first token or error, but no further than `hold` after its first byte.
+    pub(super) async fn of_stream(lease: &mut Lease, body: &mut Incoming, meter: &mut Meter, hold: Duration) -> Self {
+        let mut opening = Self::default();
+        let mut deadline = None;
+        while opening.bytes < LONGEST_HELD && !body.is_end_stream() {
+            let frame = match deadline {
+                None => Ok(next(lease, body).await),
+                Some(deadline) => timeout_at(deadline, next(lease, body)).await,
+            };
+            let Ok(frame) = frame else { break };
+            let Some(data) = opening.keep(frame) else { break };
+            meter.read(&data);
+            if matches!(meter.first_event(), Some(FirstEvent::Token | FirstEvent::Error(_))) {
+                break;
+            }
+            deadline.get_or_insert_with(|| Instant::now() + hold);
+        }
+        opening
+    }
+
+    /// Keeps what came; its data, or `None` at the end.
+    fn keep(&mut self, frame: Option<hyper::Result<Frame<Bytes>>>) -> Option<Bytes> {
+        match frame? {
+            Ok(frame) => {
+                let data = frame.data_ref().cloned().unwrap_or_default();
+                self.bytes += data.len();
+                self.frames.push_back(frame);
+                Some(data)
+            }
+            Err(error) => {
+                self.failed = Some(error);
+                None
+            }
+        }
+    }
+
+    /// The bytes of its data, in one piece.
+    pub(super) fn data(&self) -> Vec<u8> {
+        let data = self.frames.iter().filter_map(Frame::data_ref);
+        data.flat_map(|data| data.iter().copied()).collect()
+    }
+
+    /// What is passed on next.
+    pub(super) fn pop(&mut self) -> Option<hyper::Result<Frame<Bytes>>> {
+        self.frames.pop_front().map(Ok).or_else(|| self.failed.take().map(Err))
+    }
+
+    /// How many bytes are left in it.
+    pub(super) fn left(&self) -> u64 {
+        self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum()
+    }
+
+    /// Whether nothing is left in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.failed.is_none()
+    }
+}
+
+async fn next(lease: &mut Lease, body: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
+    std::future::poll_fn(|cx| lease.poll_body(body, cx)).await
+}

@@ -1,0 +1,282 @@
+//! Request bodies on their way to the upstream: streamed frame by frame, and kept for another attempt as far as memory
+//! allows.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::body::BodyError;
+use super::body_memory::{BodyMemory, Held};
+use super::idle::Idle;
+
+/// The most that is read of a body while its request waits, in bytes.
+const MOST_AHEAD: usize = 64 * 1024;
+/// The most that is kept of a body that only passes, in bytes: a larger one can be sent once.
+const MOST_KEPT: usize = 1024 * 1024;
+/// Pieces below this are copied, so that they do not hold the much larger buffer that they were read into.
+const WORTH_COPYING: usize = 4096;
+
+/// A request's body, as one attempt sends it.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// There is none.
+    Empty,
+    /// It comes from the client; another attempt may need it again.
+    Passing(Passing),
+    /// It is known whole.
+    Whole(VecDeque<Bytes>),
+}
+
+/// A body that comes from the client. Clones share it: one is sent, the other waits for what comes of that.
+#[derive(Debug, Clone)]
+pub struct Passing(Rc<RefCell<Source>>);
+
+/// Why a body cannot be read whole.
+#[derive(Debug)]
+pub(super) enum WholeError {
+    /// It is longer than it may be.
+    TooLarge,
+    /// Too many others are being held.
+    NoMemory,
+    /// It broke off.
+    Broken,
+}
+
+/// Where a passing body comes from, and what is kept of it.
+#[derive(Debug)]
+struct Source {
+    /// Pieces that were read: all of them for as long as [`lost`](Source::lost) is false, then those not sent yet.
+    kept: VecDeque<Bytes>,
+    /// The next of them to be sent.
+    next: usize,
+    /// Something was sent that is not kept.
+    lost: bool,
+    trailers: Option<HeaderMap>,
+    /// `None` once its end has been read.
+    rest: Option<Incoming>,
+    held: Held,
+    idle: Idle,
+}
+
+impl RequestBody {
+    /// The body of a request, of which nothing has been read yet.
+    pub(super) fn new(incoming: Incoming, idle_limit: Duration, memory: &Rc<BodyMemory>) -> Self {
+        if incoming.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Passing(Passing(Rc::new(RefCell::new(Source {
+            kept: VecDeque::new(),
+            next: 0,
+            lost: false,
+            trailers: None,
+            rest: Some(incoming),
+            held: Held::none(memory),
+            idle: Idle::new(idle_limit),
+        }))))
+    }
+
+    /// The same body from its beginning, for another attempt; `None` if a part of it is gone.
+    pub(super) fn again(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Passing(passing) => passing.0.borrow_mut().rewind().then(|| Self::Passing(passing.clone())),
+            Self::Whole(pieces) => Some(Self::Whole(pieces.clone())),
+        }
+    }
+
+    /// Reads on while the request waits, as far as the memory for that allows. Without it the end of a client that hangs
+    /// up would stay hidden behind its unread body. Ready when no more will be read.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match self {
+            Self::Passing(passing) => passing.0.borrow_mut().poll_ahead(cx),
+            Self::Empty | Self::Whole(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Reads all of it, at most `most` bytes, and returns it with the memory that it holds.
+    pub(super) async fn whole(&self, most: usize) -> Result<(Bytes, Option<Held>), WholeError> {
+        let Self::Passing(passing) = self else { return Ok((Bytes::new(), None)) };
+        std::future::poll_fn(|cx| passing.0.borrow_mut().poll_whole(most, cx)).await?;
+        let mut source = passing.0.borrow_mut();
+        let held = Held::none(source.held.memory());
+        Ok((source.joined(), Some(std::mem::replace(&mut source.held, held))))
+    }
+}
+
+impl Source {
+    fn rewind(&mut self) -> bool {
+        if !self.lost {
+            self.next = 0;
+        }
+        !self.lost
+    }
+
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        while let Some(rest) = self.rest.as_mut() {
+            if self.held.bytes() >= MOST_AHEAD || self.held.memory().is_spent() {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(Pin::new(rest).poll_frame(cx)) {
+                // The last piece may exceed what is left: it has been read already.
+                Some(Ok(frame)) => drop(self.keep(frame)),
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                None => self.rest = None,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_whole(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<Result<(), WholeError>> {
+        while let Some(rest) = self.rest.as_mut() {
+            if rest.size_hint().lower() > most.saturating_sub(self.held.bytes()) as u64 {
+                return Poll::Ready(Err(WholeError::TooLarge));
+            }
+            let polled = Pin::new(rest).poll_frame(cx);
+            match ready!(self.idle.watch(polled, cx)) {
+                Some(Ok(frame)) => {
+                    if !self.keep(frame) {
+                        return Poll::Ready(Err(WholeError::NoMemory));
+                    }
+                }
+                Some(Err(_)) => return Poll::Ready(Err(WholeError::Broken)),
+                None => self.rest = None,
+            }
+        }
+        let is_too_large = self.held.bytes() > most;
+        Poll::Ready(if is_too_large { Err(WholeError::TooLarge) } else { Ok(()) })
+    }
+
+    /// Keeps a piece that was read; false if there is no memory for it, although it is kept.
+    fn keep(&mut self, frame: Frame<Bytes>) -> bool {
+        let mut counted = true;
+        match frame.into_data() {
+            Ok(data) => {
+                counted = self.held.take(data.len());
+                let data = if data.len() < WORTH_COPYING { Bytes::copy_from_slice(&data) } else { data };
+                self.kept.push_back(data);
+            }
+            Err(frame) => self.trailers = frame.into_trailers().ok(),
+        }
+        if self.rest.as_ref().is_some_and(Body::is_end_stream) {
+            self.rest = None;
+        }
+        counted
+    }
+
+    /// What was kept, in one piece.
+    fn joined(&mut self) -> Bytes {
+        if self.kept.len() == 1 {
+            return self.kept[0].clone();
+        }
+        let mut whole = BytesMut::with_capacity(self.held.bytes());
+        self.kept.drain(..).for_each(|piece| whole.extend_from_slice(&piece));
+        whole.freeze()
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(piece) = self.next_kept() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        let Some(rest) = self.rest.as_mut() else {
+            let trailers = if self.lost { self.trailers.take() } else { self.trailers.clone() };
+            // They are sent once in each attempt.
+            let trailers = trailers.filter(|_| std::mem::replace(&mut self.next, usize::MAX) != usize::MAX);
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        };
+        let polled = Pin::new(rest).poll_frame(cx);
+        let polled = self.idle.watch(polled, cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            if let Some(data) = frame.data_ref() {
+                self.pass(data.clone());
+            } else if let Some(trailers) = frame.trailers_ref() {
+                self.trailers = Some(trailers.clone());
+                self.next = usize::MAX;
+            }
+        }
+        polled
+    }
+
+    fn next_kept(&mut self) -> Option<Bytes> {
+        if self.lost {
+            let piece = self.kept.pop_front()?;
+            self.held.release(piece.len());
+            return Some(piece);
+        }
+        let piece = self.kept.get(self.next)?.clone();
+        self.next += 1;
+        Some(piece)
+    }
+
+    /// Keeps a piece that is sent, if what is sent can still be kept.
+    fn pass(&mut self, data: Bytes) {
+        if self.lost {
+            return;
+        }
+        if self.held.bytes() + data.len() <= MOST_KEPT && self.held.take(data.len()) {
+            let data = if data.len() < WORTH_COPYING { Bytes::copy_from_slice(&data) } else { data };
+            self.kept.push_back(data);
+            self.next += 1;
+        } else {
+            // All that was kept has been sent: the rest is read only after it.
+            self.lost = true;
+            self.kept.clear();
+            self.held.release(self.held.bytes());
+        }
+    }
+
+    fn left(&self) -> impl Iterator<Item = &Bytes> {
+        self.kept.iter().skip(if self.lost { 0 } else { self.next })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let trailers = self.trailers.is_some() && self.next != usize::MAX;
+        self.left().next().is_none() && !trailers && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let kept: u64 = self.left().map(|piece| piece.len() as u64).sum();
+        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(kept));
+        }
+        hint.set_lower(rest.lower().saturating_add(kept));
+        hint
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Passing(passing) => passing.0.borrow_mut().poll_frame(cx),
+            Self::Whole(pieces) => Poll::Ready(pieces.pop_front().map(|piece| Ok(Frame::data(piece)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Passing(passing) => passing.0.borrow().is_end_stream(),
+            Self::Whole(pieces) => pieces.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Passing(passing) => passing.0.borrow().size_hint(),
+            Self::Whole(pieces) => SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum()),
+        }
+    }
+}
