@@ -12,6 +12,7 @@ mod fields;
 mod hang_ups;
 mod limits;
 mod logs;
+mod models;
 mod promises;
 mod providers;
 mod refusals;

@@ -1,6 +1,7 @@
 //! What the tests stand on: upstreams that record, a proxy on any free port, clients, and the real binary.
 
 mod binary;
+mod calls;
 mod client;
 mod proxy;
 mod upstream;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(crate) use binary::{Binary, Finished, command};
+pub(crate) use calls::{Crowd, ask, chat, events, post, post_as, streamed_chat};
 pub(crate) use client::{Answer, Body, Client, empty, fetch, get, raw, request, text};
 pub(crate) use proxy::Proxy;
 pub(crate) use upstream::{Upstream, echo, plain};
