@@ -144,7 +144,9 @@ pub struct Permit {
     pub(crate) at: u64,
     /// When it was granted; what slots are held for is measured from here.
     pub(crate) granted: u64,
-    /// Whether the upstream's answer has been heard.
+    /// Its number: later ones have larger numbers.
+    pub(crate) nth: u64,
+    /// Whether it is known that the upstream took the request, or turned it away.
     pub(crate) heard: bool,
 }
 

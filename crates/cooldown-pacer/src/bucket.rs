@@ -176,6 +176,13 @@ impl Bucket {
         }
     }
 
+    /// Debt from before it was known is not repaid; what is in the window stays there.
+    pub(crate) fn forgive(&mut self, now: u64) {
+        if let Self::Rate(bucket) = self {
+            bucket.pace.forgive(now);
+        }
+    }
+
     /// Somebody starts to wait.
     pub(crate) fn line_up(&mut self, now: u64, cost: &Cost) {
         if let Self::Rate(bucket) = self {

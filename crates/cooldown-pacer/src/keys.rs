@@ -7,10 +7,12 @@ use foldhash::fast::RandomState;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::ask::{Key, LimitsId};
+use crate::ask::{Key, LimitsId, Permit, Spent};
 use crate::bucket::Bucket;
 use crate::cost::Cost;
 use crate::limit::Limit;
+use crate::pacer::Teaching;
+use crate::taught::Taught;
 
 /// The subject that all keys beyond the bound share.
 const OVERFLOW: u64 = u64::MAX;
@@ -25,7 +27,7 @@ pub(crate) type KeySet = SmallVec<[KeyIndex; 4]>;
 /// Every key and its buckets.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
-    limits: Vec<Vec<Limit>>,
+    stated: Vec<Stated>,
     table: Slab<KeyState>,
     index: HashMap<Key, KeyIndex, RandomState>,
     /// The fixed part of every guard, in nanoseconds.
@@ -33,6 +35,14 @@ pub(crate) struct Keys {
     max_keys: usize,
     /// After this many newcomers, keys that are as new are forgotten.
     sweep_in: usize,
+}
+
+/// A list of limits as it was given.
+#[derive(Debug, Clone)]
+struct Stated {
+    limits: Vec<Limit>,
+    /// Whether the upstream may add to them.
+    teaching: Option<Teaching>,
 }
 
 /// The buckets of one key.
@@ -46,12 +56,14 @@ pub(crate) struct KeyState {
     pub(crate) backlog: Cost,
     /// How many permits it was charged for that are not settled.
     pub(crate) held: u32,
+    /// What the upstream has taught about it, where it may.
+    pub(crate) taught: Option<Box<Taught>>,
 }
 
 impl Keys {
     pub(crate) fn new(guard: u64, max_keys: usize) -> Self {
         Self {
-            limits: Vec::new(),
+            stated: Vec::new(),
             table: Slab::new(),
             index: HashMap::with_hasher(RandomState::default()),
             guard,
@@ -60,9 +72,9 @@ impl Keys {
         }
     }
 
-    pub(crate) fn add_limits(&mut self, limits: Vec<Limit>) -> LimitsId {
-        self.limits.push(limits);
-        LimitsId(self.limits.len() as u32 - 1)
+    pub(crate) fn add_limits(&mut self, limits: Vec<Limit>, teaching: Option<Teaching>) -> LimitsId {
+        self.stated.push(Stated { limits, teaching });
+        LimitsId(self.stated.len() as u32 - 1)
     }
 
     /// Replaces a list of limits. Each goes on from what the buckets of its unit know: the one of the same period, else
@@ -76,8 +88,8 @@ impl Keys {
                 state.buckets.push(bucket);
             }
         }
-        if let Some(slot) = self.limits.get_mut(id.0 as usize) {
-            *slot = limits;
+        if let Some(stated) = self.stated.get_mut(id.0 as usize) {
+            stated.limits = limits;
         }
     }
 
@@ -96,16 +108,26 @@ impl Keys {
 
     /// The limits that a key has when nothing is known about it yet.
     pub(crate) fn stated(&self, id: LimitsId) -> &[Limit] {
-        self.limits.get(id.0 as usize).map_or(&[], Vec::as_slice)
+        self.stated.get(id.0 as usize).map_or(&[], |stated| &stated.limits)
     }
 
-    /// The table's places of these keys. Keys without limits concern nobody.
+    fn teaching(&self, id: LimitsId) -> Option<Teaching> {
+        self.stated.get(id.0 as usize)?.teaching
+    }
+
+    /// What is known of every key of a list of limits.
+    pub(crate) fn of(&self, id: LimitsId) -> impl Iterator<Item = &KeyState> {
+        self.table.iter().map(|(_, state)| state).filter(move |state| state.key.limits == id)
+    }
+
+    /// The table's places of these keys. Keys without limits concern nobody, unless
+    /// the upstream may add some.
     pub(crate) fn resolve(&mut self, now: u64, keys: &[Key]) -> KeySet {
         let mut set = KeySet::new();
         for &key in keys {
             if let Some(&index) = self.index.get(&key) {
                 set.push(index);
-            } else if !self.stated(key.limits).is_empty() {
+            } else if !self.stated(key.limits).is_empty() || self.teaching(key.limits).is_some() {
                 set.push(self.insert(now, key));
             }
         }
@@ -127,7 +149,9 @@ impl Keys {
         }
         let guard = self.guard;
         let buckets = self.stated(key.limits).iter().map(|&limit| Bucket::new(limit, guard, now)).collect();
-        let state = KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0 };
+        let teaching = self.teaching(key.limits);
+        let taught = teaching.map(|teaching| Box::new(Taught::new(now, teaching, self.stated(key.limits))));
+        let state = KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0, taught };
         let index = self.table.insert(state) as KeyIndex;
         self.index.insert(key, index);
         index
@@ -138,7 +162,7 @@ impl Keys {
     pub(crate) fn sweep(&mut self, now: u64) {
         let index = &mut self.index;
         self.table.retain(|_, state| {
-            let keep = state.is_busy() || state.buckets.iter_mut().any(|bucket| !bucket.is_as_new(now));
+            let keep = state.is_busy() || !state.is_as_new(now);
             if !keep {
                 index.remove(&state.key);
             }
@@ -158,22 +182,58 @@ impl KeyState {
         self.waiting > 0 || self.held > 0
     }
 
+    fn is_as_new(&mut self, now: u64) -> bool {
+        self.buckets.iter_mut().all(|bucket| bucket.is_as_new(now))
+            && self.taught.as_mut().is_none_or(|taught| taught.is_as_new(now))
+    }
+
+    /// The buckets of every limit that is known, whoever stated it.
+    pub(crate) fn all_buckets(&self) -> impl Iterator<Item = &Bucket> {
+        self.buckets.iter().chain(self.taught.iter().flat_map(|taught| taught.buckets()))
+    }
+
     /// When a request of `cost` may leave as far as this key is concerned.
     pub(crate) fn earliest(&self, cost: &Cost) -> u64 {
-        self.buckets.iter().map(|bucket| bucket.earliest(bucket.share_of(cost))).max().unwrap_or(0)
+        let earliest = self.buckets.iter().map(|bucket| bucket.earliest(bucket.share_of(cost))).max().unwrap_or(0);
+        self.taught.as_ref().map_or(earliest, |taught| taught.earliest(cost).max(earliest))
     }
 
     /// The same if another one of `taken` leaves at `now`.
     pub(crate) fn earliest_after(&self, now: u64, cost: &Cost, taken: &Cost) -> u64 {
         let shares = self.buckets.iter().map(|bucket| (bucket, bucket.share_of(cost), bucket.share_of(taken)));
-        shares.map(|(bucket, share, taken)| bucket.earliest_after(now, share, taken)).max().unwrap_or(0)
+        let earliest = shares.map(|(bucket, share, taken)| bucket.earliest_after(now, share, taken)).max().unwrap_or(0);
+        self.taught.as_ref().map_or(earliest, |taught| taught.earliest_after(now, cost, taken).max(earliest))
     }
 
-    pub(crate) fn take(&mut self, now: u64, due: u64, cost: &Cost) {
+    pub(crate) fn take(&mut self, now: u64, due: u64, nth: u64, cost: &Cost) {
         self.held += 1;
         for bucket in &mut self.buckets {
             bucket.expire(now);
             bucket.take(now, due, bucket.share_of(cost));
+        }
+        if let Some(taught) = &mut self.taught {
+            taught.take(now, due, nth, cost);
+        }
+    }
+
+    /// A request was really written at `now`.
+    pub(crate) fn restamp(&mut self, now: u64, permit: &Permit) {
+        for bucket in &mut self.buckets {
+            bucket.restamp(permit.at, now, bucket.share_of(&permit.taken));
+        }
+        if let Some(taught) = &mut self.taught {
+            taught.restamp(now, permit);
+        }
+    }
+
+    /// A request is over.
+    pub(crate) fn settle(&mut self, now: u64, permit: &Permit, spent: Spent) {
+        self.held -= 1;
+        for bucket in &mut self.buckets {
+            settle_bucket(bucket, now, permit, spent);
+        }
+        if let Some(taught) = &mut self.taught {
+            taught.settle(now, permit, spent);
         }
     }
 
@@ -183,18 +243,25 @@ impl KeyState {
         for bucket in &mut self.buckets {
             bucket.line_up(now, cost);
         }
+        self.taught.iter_mut().for_each(|taught| taught.line_up(now, cost));
     }
 
     pub(crate) fn leave_line(&mut self, now: u64, cost: &Cost) {
         self.waiting -= 1;
         self.backlog = self.backlog.minus(cost);
         self.buckets.iter_mut().for_each(|bucket| bucket.leave_line(now, cost));
+        self.taught.iter_mut().for_each(|taught| taught.leave_line(now, cost));
+    }
+
+    /// What one of those who wait costs on average.
+    pub(crate) fn typical(&self) -> Cost {
+        self.backlog.times(1.0 / f64::from(self.waiting.max(1)))
     }
 
     /// A bucket for a limit that comes while requests wait: it knows them by their average.
     fn join_late(&self, now: u64, limit: Limit, guard: u64) -> Bucket {
         let mut bucket = Bucket::new(limit, guard, now).with_taken(self.held);
-        let typical = self.backlog.times(1.0 / f64::from(self.waiting.max(1)));
+        let typical = self.typical();
         (0..self.waiting).for_each(|_| bucket.line_up(now, &typical));
         bucket
     }
@@ -209,4 +276,15 @@ fn inherit(old: &[Bucket], now: u64, limit: Limit, guard: u64) -> Option<Bucket>
     let mut bucket = old.iter().filter(|bucket| bucket.is_alike(limit)).max_by_key(closeness)?.clone();
     bucket.retune(now, limit, guard);
     Some(bucket)
+}
+
+fn settle_bucket(bucket: &mut Bucket, now: u64, permit: &Permit, spent: Spent) {
+    let share = bucket.share_of(&permit.taken);
+    let actual = match (spent, &*bucket) {
+        (Spent::Exactly(cost), Bucket::Rate(rate)) => cost.get(rate.unit()),
+        (Spent::Nothing, _) => 0,
+        _ => share,
+    };
+    bucket.settle(now, permit.at, share, actual);
+    bucket.release(now, permit.granted);
 }

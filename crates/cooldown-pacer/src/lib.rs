@@ -23,20 +23,30 @@
 
 mod ask;
 mod bucket;
+mod cooldown;
 mod cost;
+mod history;
 mod keys;
+mod known;
+mod learned;
 mod limit;
 mod line;
 mod observation;
+mod observe;
 mod pace;
 mod pacer;
 mod predict;
+mod ramp;
+mod reading;
+mod search;
+mod taught;
 mod time;
 mod window;
 
 pub use ask::{Admission, Ask, Departure, Flow, Key, LimitsId, Permit, Refusal, Spent, Ticket, Urgency, Weight, Why};
 pub use cost::{Cost, Unit};
+pub use known::{Closure, Room, Source};
 pub use limit::{LARGEST_AMOUNT, LONGEST_PERIOD, Limit, Rate, RateError, SHORTEST_PERIOD};
 pub use observation::{Lesson, Observation, Refill, Told};
-pub use pacer::{Closure, Pacer, Room, Settings, Source, Teaching};
+pub use pacer::{Pacer, Settings, Teaching};
 pub use time::Instant;

@@ -27,6 +27,24 @@ impl Pace {
         Self { rate: amount / period as f64, amount, burst, level: burst, at: now, line: BTreeMap::new() }
     }
 
+    /// Credit that comes at so many units a nanosecond, whatever the period.
+    pub(crate) fn smooth(rate: f64, burst: u64, now: u64) -> Self {
+        let burst = burst as f64;
+        Self { rate, amount: f64::INFINITY, burst, level: burst, at: now, line: BTreeMap::new() }
+    }
+
+    /// The same credit, that comes at another rate from now on.
+    pub(crate) fn set_rate(&mut self, now: u64, rate: f64) {
+        self.advance(now);
+        self.rate = rate;
+    }
+
+    /// Debt from before is not repaid.
+    pub(crate) fn forgive(&mut self, now: u64) {
+        self.advance(now);
+        self.level = self.level.max(0.0);
+    }
+
     /// The same credit under another limit.
     pub(crate) fn retune(&mut self, now: u64, amount: u64, period: u64, burst: u64) {
         self.advance(now);

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use crate::ask::{Admission, Ask, Departure, Key, LimitsId, Permit, Refusal, Spent, Ticket, Why};
-use crate::bucket::Bucket;
+use crate::ask::{Admission, Ask, Departure, LimitsId, Permit, Refusal, Spent, Ticket, Why};
 use crate::cost::Cost;
 use crate::keys::{KeySet, Keys};
 use crate::limit::Limit;
 use crate::line::{Ages, Joining, Line, Place};
-use crate::observation::{Lesson, Observation};
 use crate::time::{Instant, nanos};
 
 /// A late timer may make up for this much time at once; after a longer pause departures go on from there.
@@ -54,34 +52,12 @@ impl Default for Settings {
 pub struct Pacer {
     pub(crate) keys: Keys,
     pub(crate) line: Line,
-    settings: Settings,
+    pub(crate) settings: Settings,
+    /// How many permits were granted.
+    pub(crate) granted: u64,
     now: u64,
     /// When [`Pacer::due`] has something to do; `u64::MAX` = not before something else happens.
     next: u64,
-}
-
-/// How much of one limit is left for one key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// The limit.
-    pub limit: Limit,
-    /// How it is known.
-    pub source: Source,
-    /// What the current window still allows; negative while more was taken than allowed.
-    pub left: i64,
-    /// When a whole unit (one request, one token, one slot) may leave next; `None` = when a slot is given back.
-    pub free_at: Option<Instant>,
-}
-
-/// How a limit is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// It was given to [`Pacer::add_limits`] or [`Pacer::add_teaching_limits`].
-    Configured,
-    /// The upstream told it.
-    Learned,
-    /// The upstream told nothing but when it was too much: it was found by trying.
-    Found,
 }
 
 /// How an upstream is met that may have limits which nobody has stated.
@@ -92,15 +68,6 @@ pub enum Teaching {
     /// As long as nothing is known, only a few requests are under way before the first response, and twice as many with
     /// every round trip: the first crowd does not run into a limit whose existence the first response tells.
     Cautious,
-}
-
-/// A key that its upstream has closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closure {
-    /// Which.
-    pub key: Key,
-    /// Until when. After that, one request goes first.
-    pub until: Instant,
 }
 
 /// What to do next.
@@ -118,6 +85,7 @@ impl Pacer {
             keys: Keys::new(nanos(settings.guard), settings.max_keys),
             line: Line::new(nanos(settings.ageing), settings.max_flows),
             settings,
+            granted: 0,
             now: 0,
             next: u64::MAX,
         }
@@ -125,14 +93,13 @@ impl Pacer {
 
     /// Adds a list of limits that hold together. Every [`Key`] that names it has buckets of its own.
     pub fn add_limits(&mut self, limits: Vec<Limit>) -> LimitsId {
-        self.keys.add_limits(limits)
+        self.keys.add_limits(limits, None)
     }
 
     /// Adds a list of limits, which may be empty, that hold together and that the upstream may add to: it may close a key,
     /// and what its responses tell about limits holds beside those that were given. See [`Pacer::observe`].
     pub fn add_teaching_limits(&mut self, limits: Vec<Limit>, teaching: Teaching) -> LimitsId {
-        let _ = teaching;
-        self.keys.add_limits(limits)
+        self.keys.add_limits(limits, Some(teaching))
     }
 
     /// Replaces a list of limits. What has left stays counted, and who waits goes on waiting.
@@ -204,9 +171,7 @@ impl Pacer {
             return;
         }
         for &key in &permit.keys {
-            for bucket in &mut self.keys.get_mut(key).buckets {
-                bucket.restamp(permit.at, now, bucket.share_of(&permit.taken));
-            }
+            self.keys.get_mut(key).restamp(now, permit);
         }
         permit.at = now;
     }
@@ -218,29 +183,12 @@ impl Pacer {
         let mut freed = false;
         for &index in &permit.keys {
             let state = self.keys.get_mut(index);
-            state.held -= 1;
-            for bucket in &mut state.buckets {
-                settle_bucket(bucket, now, &permit, spent);
-            }
+            state.settle(now, &permit, spent);
             freed |= state.waiting > 0;
         }
         if freed {
             self.look_again();
         }
-    }
-
-    /// The upstream answered a request that has left. Call it for everything that the answer says, and once with
-    /// [`Observation::Accepted`] if it was no refusal.
-    pub fn observe(&mut self, now: Instant, permit: &mut Permit, observation: Observation) -> Option<Lesson> {
-        let now = self.advance(now);
-        permit.heard = true;
-        if let Observation::Refused { key, .. } = observation {
-            for index in self.keys.resolve(now, &[key]) {
-                self.keys.get_mut(index).buckets.iter_mut().for_each(|bucket| bucket.refused(now));
-            }
-            self.look_again();
-        }
-        None
     }
 
     /// When a request would leave if it asked now, and nobody asked after it.
@@ -257,32 +205,9 @@ impl Pacer {
         Instant::from_nanos(leaves)
     }
 
-    /// What is known beside what was configured: for every key of these limits, each limit that was learned or found.
-    pub fn learned(&self, now: Instant, limits: LimitsId) -> Vec<(Key, Room)> {
-        let _ = (now, limits);
-        Vec::new()
-    }
-
-    /// Which keys of these limits are closed.
-    pub fn closed(&self, now: Instant, limits: LimitsId) -> Vec<Closure> {
-        let _ = (now, limits);
-        Vec::new()
-    }
-
     /// How many requests wait.
     pub fn waiting(&self) -> usize {
         self.line.len()
-    }
-
-    /// What is left of each limit of a key.
-    pub fn room(&self, now: Instant, key: Key) -> Vec<Room> {
-        let now = self.now.max(now.as_nanos());
-        let fresh = |&limit: &Limit| Bucket::new(limit, nanos(self.settings.guard), now);
-        let buckets: Vec<Bucket> = match self.keys.find(key) {
-            Some(state) => state.buckets.to_vec(),
-            None => self.keys.stated(key.limits).iter().map(fresh).collect(),
-        };
-        buckets.into_iter().map(|bucket| room(bucket, now)).collect()
     }
 
     /// How many keys are remembered, after those that are as new were forgotten.
@@ -296,13 +221,13 @@ impl Pacer {
         self.now
     }
 
-    fn advance(&mut self, now: Instant) -> u64 {
+    pub(crate) fn advance(&mut self, now: Instant) -> u64 {
         self.now = self.now.max(now.as_nanos());
         self.now
     }
 
     /// Something happened that may let somebody leave earlier than planned.
-    fn look_again(&mut self) {
+    pub(crate) fn look_again(&mut self) {
         self.next = if self.line.is_empty() { u64::MAX } else { self.now };
     }
 
@@ -315,10 +240,11 @@ impl Pacer {
     }
 
     fn take(&mut self, now: u64, due: u64, keys: KeySet, cost: Cost) -> Permit {
+        self.granted += 1;
         for &key in &keys {
-            self.keys.get_mut(key).take(now, due, &cost);
+            self.keys.get_mut(key).take(now, due, self.granted, &cost);
         }
-        Permit { keys, taken: cost, at: now, granted: now, heard: false }
+        Permit { keys, taken: cost, at: now, granted: now, nth: self.granted, heard: false }
     }
 
     fn join(&mut self, now: u64, keys: KeySet, ask: &Ask) -> Place {
@@ -358,7 +284,7 @@ impl Pacer {
     /// What fairness charges for a request: its part of the limit that held it longest.
     fn charged_span(&self, place: Place) -> u128 {
         let waiter = self.line.waiter(place);
-        let buckets = self.line.queue_of(waiter).keys.iter().flat_map(|&key| &self.keys.get(key).buckets);
+        let buckets = self.line.queue_of(waiter).keys.iter().flat_map(|&key| self.keys.get(key).all_buckets());
         let spans = buckets.map(|bucket| {
             let share = bucket.share_of(&waiter.cost);
             (bucket.earliest(share), bucket.span(share))
@@ -499,31 +425,5 @@ impl Pacer {
             if both { state.earliest_after(now, &other.cost, &passer.cost) } else { state.earliest(&other.cost) }
         });
         with.max().max(Some(now)) == without.max(Some(now))
-    }
-}
-
-fn settle_bucket(bucket: &mut Bucket, now: u64, permit: &Permit, spent: Spent) {
-    let share = bucket.share_of(&permit.taken);
-    let actual = match (spent, &*bucket) {
-        (Spent::Exactly(cost), Bucket::Rate(rate)) => cost.get(rate.unit()),
-        (Spent::Nothing, _) => 0,
-        _ => share,
-    };
-    bucket.settle(now, permit.at, share, actual);
-    bucket.release(now, permit.granted);
-}
-
-fn room(mut bucket: Bucket, now: u64) -> Room {
-    bucket.expire(now);
-    let left = match &bucket {
-        Bucket::Rate(rate) => rate.rate.amount() as i64 - rate.window.used() as i64,
-        Bucket::Slots(slots) => i64::from(slots.max) - i64::from(slots.taken),
-    };
-    let earliest = bucket.earliest(1);
-    Room {
-        limit: bucket.limit(),
-        source: Source::Configured,
-        left,
-        free_at: (earliest < u64::MAX).then(|| Instant::from_nanos(earliest.max(now))),
     }
 }

@@ -2,14 +2,18 @@
 
 use crate::ask::Ticket;
 use crate::bucket::{Bucket, RateBucket, Slots};
-use crate::cost::Cost;
-use crate::keys::{KeyIndex, KeySet};
+use crate::cost::{Cost, Unit};
+use crate::keys::{KeyIndex, KeySet, KeyState};
 use crate::line::{Ages, FlowState, Place, Queue};
 use crate::pacer::Pacer;
 use crate::time::Instant;
 
 /// Virtual time is counted in picoseconds.
 const PICOS_PER_NANO: f64 = 1000.0;
+
+/// The least that concerns every limit.
+const ONE_OF_EACH: Cost =
+    Cost::ONE_REQUEST.with(Unit::Tokens, 1).with(Unit::InputTokens, 1).with(Unit::OutputTokens, 1);
 
 /// What leaves before a waiter.
 struct Ahead {
@@ -32,8 +36,12 @@ impl Pacer {
         let ages = self.ages(now);
         let per_key = queue.keys.iter().map(|&key| {
             let ahead = self.with_other_queues(now, waiter.queue, key, &ages, &ahead);
-            let buckets = self.keys.get(key).buckets.iter();
-            buckets.map(|bucket| departure(bucket, now, &ahead, &waiter.cost)).max().unwrap_or(now)
+            let state = self.keys.get(key);
+            // Nobody leaves while it is closed; from then on it is as if they came then.
+            let opens = state.taught.as_ref().map_or(now, |taught| taught.closed_until().max(now));
+            let told = state.taught.as_ref();
+            let told = told.map_or(opens, |taught| taught.departure(opens, ahead.requests, &ahead.cost, &waiter.cost));
+            state.all_buckets().map(|bucket| departure(bucket, opens, &ahead, &waiter.cost)).fold(told, u64::max)
         });
         per_key.max().unwrap_or(now).max(now)
     }
@@ -42,18 +50,7 @@ impl Pacer {
     pub(crate) fn predicted_at_the_latest(&self, now: u64, place: Place) -> u64 {
         let waiter = self.line.waiter(place);
         let states = self.line.queue_of(waiter).keys.iter().map(|&key| self.keys.get(key));
-        let bounds = states.flat_map(|state| {
-            state.buckets.iter().map(|bucket| match bucket {
-                Bucket::Rate(bucket) => {
-                    // Packing may leave up to half of a window unused.
-                    let laps = state.backlog.get(bucket.unit()) * 2 / bucket.rate.amount() + 3;
-                    let debt = bucket.pace.span((-bucket.pace.level(now)).max(0.0)) as u64;
-                    now.saturating_add(bucket.hold().saturating_mul(laps)).saturating_add(debt)
-                }
-                Bucket::Slots(slots) => slot_departure(slots, now, f64::from(state.waiting)),
-            })
-        });
-        bounds.max().unwrap_or(now)
+        states.map(|state| state.departure_at_the_latest(now)).max().unwrap_or(now)
     }
 
     /// Requests of the same queue that fair queueing serves first: those with a smaller start tag.
@@ -124,12 +121,32 @@ impl Pacer {
 
     /// What fairness charges for a cost, where it is not known yet which limit will bind: the largest part of any.
     fn span(&self, keys: &KeySet, cost: &Cost) -> f64 {
-        let buckets = keys.iter().flat_map(|&key| &self.keys.get(key).buckets);
+        let buckets = keys.iter().flat_map(|&key| self.keys.get(key).all_buckets());
         let spans = buckets.map(|bucket| match bucket {
             Bucket::Rate(rate) => rate.pace.span(cost.get(rate.unit()) as f64) * PICOS_PER_NANO,
             Bucket::Slots(_) => 0.0,
         });
         spans.fold(0.0, f64::max)
+    }
+}
+
+impl KeyState {
+    /// When the last of all that wait for this key has left.
+    fn departure_at_the_latest(&self, now: u64) -> u64 {
+        let taught = self.taught.as_ref();
+        let opens = taught.map_or(now, |taught| taught.closed_until().max(now).saturating_add(taught.longest_ramp()));
+        let bounds = self.all_buckets().map(|bucket| match bucket {
+            Bucket::Rate(bucket) => {
+                // Packing may leave up to half of a window unused.
+                let laps = self.backlog.get(bucket.unit()) * 2 / bucket.rate.amount() + 3;
+                let debt = bucket.pace.span((-bucket.pace.level(opens)).max(0.0)) as u64;
+                opens.saturating_add(bucket.hold().saturating_mul(laps)).saturating_add(debt)
+            }
+            Bucket::Slots(slots) => slot_departure(slots, opens, f64::from(self.waiting)),
+        });
+        let told = taught
+            .map_or(opens, |taught| taught.departure(opens, f64::from(self.waiting), &self.backlog, &ONE_OF_EACH));
+        bounds.fold(told, u64::max)
     }
 }
 

@@ -1,10 +1,14 @@
 //! The rules of pacing, each as a property over random workloads in virtual time, and as stories that a user would tell.
 
+mod cooldowns;
 mod extremes;
 mod fairness;
+mod learning;
+mod noise;
 mod promises;
 mod queues;
 mod reload;
 mod rules;
 mod scenarios;
+mod upstream;
 mod world;

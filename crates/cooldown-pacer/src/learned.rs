@@ -1,0 +1,263 @@
+//! One limit that an upstream has told of: a bucket like a configured one where amount and period are known, and what it
+//! said is left.
+
+use crate::bucket::Bucket;
+use crate::cost::{Cost, Unit};
+use crate::history::History;
+use crate::limit::{LARGEST_AMOUNT, LONGEST_PERIOD, Limit, Rate, SHORTEST_PERIOD};
+use crate::observation::{Refill, Told};
+use crate::reading::{Reading, Remainder};
+use crate::time::nanos;
+
+const MINUTE: u64 = 60_000_000_000;
+/// A limit that was not told again for this many periods, and ten minutes, is forgotten.
+const PERIODS: u64 = 10;
+const LEAST_BELIEF: u64 = 10 * MINUTE;
+/// Periods from here on are so long that two of them are enough.
+const LONG_PERIOD: u64 = 60 * MINUTE;
+/// Inferred periods differ by this part of themselves and are the same.
+const ALIKE: u64 = 20;
+
+/// A limit that was told.
+#[derive(Debug, Clone)]
+pub(crate) struct Learned {
+    pub(crate) unit: Unit,
+    period: Option<u64>,
+    /// Where amount and period are known.
+    pub(crate) bucket: Option<Bucket>,
+    reading: Option<Reading>,
+    /// The permit whose answer was believed last.
+    nth: u64,
+    expires: u64,
+    /// The amount that was last announced.
+    announced: u64,
+}
+
+/// An answered request, and those that wait for the same key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Answered {
+    pub(crate) now: u64,
+    /// The number of its permit.
+    pub(crate) nth: u64,
+    /// When it left.
+    pub(crate) at: u64,
+    pub(crate) waiting: u32,
+    /// What one of those that wait costs on average.
+    pub(crate) typical: Cost,
+    /// The fixed part of guards.
+    pub(crate) guard: u64,
+}
+
+/// The same as [`Told`] without nonsense.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sense {
+    pub(crate) unit: Unit,
+    amount: Option<u64>,
+    period: Option<u64>,
+    left: Option<u64>,
+    refill: Option<Refill>,
+}
+
+impl Sense {
+    /// `None` if nothing is left of it.
+    pub(crate) fn of(told: &Told) -> Option<Self> {
+        if told.amount == Some(0) {
+            return None;
+        }
+        let amount = told.amount.map(|amount| amount.min(LARGEST_AMOUNT));
+        let period = told.period.filter(|period| (SHORTEST_PERIOD..=LONGEST_PERIOD).contains(period)).map(nanos);
+        let left = told.left.map(|left| left.min(amount.unwrap_or(LARGEST_AMOUNT)));
+        let refill = told.refill.map(|refill| match refill {
+            Refill::Steadily(after) => Refill::Steadily(after.min(LONGEST_PERIOD)),
+            Refill::AtOnce(after) => Refill::AtOnce(after.min(LONGEST_PERIOD)),
+        });
+        let says_something = left.is_some() || amount.is_some() && period.is_some();
+        says_something.then_some(Self { unit: told.unit, amount, period, left, refill })
+    }
+}
+
+impl Learned {
+    pub(crate) fn new(sense: &Sense) -> Self {
+        Self { unit: sense.unit, period: sense.period, bucket: None, reading: None, nth: 0, expires: 0, announced: 0 }
+    }
+
+    /// Whether this is the limit that a response speaks of.
+    pub(crate) fn is_meant(&self, sense: &Sense) -> bool {
+        let same_period = match (self.period, sense.period) {
+            (Some(known), Some(told)) => known.abs_diff(told) <= known / ALIKE,
+            _ => true,
+        };
+        self.unit == sense.unit && same_period
+    }
+
+    pub(crate) fn counts(&self, unit: Option<Unit>) -> bool {
+        unit.is_none_or(|unit| unit == self.unit)
+    }
+
+    pub(crate) fn is_over(&self, now: u64) -> bool {
+        now >= self.expires
+    }
+
+    /// Hears what a response said. The limit, where it is worth announcing.
+    pub(crate) fn hear(&mut self, answered: &Answered, sense: &Sense, history: &History) -> Option<Limit> {
+        if answered.nth < self.nth {
+            return None;
+        }
+        self.nth = answered.nth;
+        self.period = self.period.or(sense.period);
+        if let Some((amount, period)) = sense.amount.zip(self.period) {
+            self.allow(answered, amount, period, history);
+        }
+        if let Some(left) = sense.left
+            && let Some(after) = history.after(answered.nth, self.unit)
+        {
+            self.read(answered, left, after, sense);
+        }
+        self.expires = answered.now.saturating_add(self.lifetime());
+        self.announce()
+    }
+
+    /// The limit is `amount` per `period`.
+    fn allow(&mut self, answered: &Answered, amount: u64, period: u64, history: &History) {
+        let now = answered.now;
+        let Some(bucket) = &mut self.bucket else {
+            self.bucket = rate(self.unit, amount, period).map(|limit| started(answered, limit, history));
+            return;
+        };
+        let Limit::Rate(known) = bucket.limit() else { return };
+        let next = match amount.checked_sub(known.amount()) {
+            Some(0) => return,
+            Some(more) => known.amount() + more.div_ceil(4),
+            None => amount,
+        };
+        if let Some(limit) = rate(self.unit, next, nanos(known.period())) {
+            bucket.retune(now, limit, answered.guard);
+        }
+    }
+
+    /// That much was left.
+    fn read(&mut self, answered: &Answered, left: u64, after: u64, sense: &Sense) {
+        let now = answered.now;
+        let guard = answered.guard.saturating_add(self.period.unwrap_or(0) / 1000);
+        let told = Remainder { left, amount: sense.amount, period: self.period, refill: sense.refill, guard };
+        let newer = Reading::new(now, answered.at, after, &told);
+        match &mut self.reading {
+            Some(reading) if !reading.is_over(now) => reading.follow(now, newer),
+            reading => *reading = Some(newer),
+        }
+        self.reading.take_if(|reading| reading.is_over(now));
+    }
+
+    fn lifetime(&self) -> u64 {
+        match self.period {
+            Some(period) if period >= LONG_PERIOD => period.saturating_mul(2),
+            Some(period) => period.saturating_mul(PERIODS).max(LEAST_BELIEF),
+            None => LEAST_BELIEF,
+        }
+    }
+
+    fn announce(&mut self) -> Option<Limit> {
+        let limit = self.bucket.as_ref()?.limit();
+        let Limit::Rate(rate) = limit else { return None };
+        let is_news = rate.amount().abs_diff(self.announced).saturating_mul(100) >= rate.amount();
+        is_news.then(|| {
+            self.announced = rate.amount();
+            limit
+        })
+    }
+
+    /// The upstream refused what this limit allows.
+    pub(crate) fn refused(&mut self, now: u64) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.refused(now);
+        }
+        if let Some(reading) = &mut self.reading {
+            reading.empty(now);
+        }
+    }
+
+    fn share_of(&self, cost: &Cost) -> u64 {
+        self.bucket.as_ref().map_or_else(|| cost.get(self.unit), |bucket| bucket.share_of(cost))
+    }
+
+    pub(crate) fn earliest(&self, cost: &Cost) -> u64 {
+        let share = self.share_of(cost);
+        let bucket = self.bucket.as_ref().map_or(0, |bucket| bucket.earliest(share));
+        let reading = self.reading.as_ref().map_or(0, |reading| reading.earliest(0, share, 0));
+        bucket.max(reading).min(self.expires)
+    }
+
+    pub(crate) fn earliest_after(&self, now: u64, cost: &Cost, taken: &Cost) -> u64 {
+        let (share, taken) = (self.share_of(cost), self.share_of(taken));
+        let bucket = self.bucket.as_ref().map_or(0, |bucket| bucket.earliest_after(now, share, taken));
+        let reading = self.reading.as_ref().map_or(0, |reading| reading.earliest(now, share, taken));
+        bucket.max(reading).min(self.expires)
+    }
+
+    /// When the upstream will have said that enough is left, after others.
+    pub(crate) fn departure(&self, now: u64, ahead: &Cost, cost: &Cost) -> u64 {
+        let reading = self.reading.as_ref().filter(|_| !self.is_over(now));
+        reading.map_or(now, |reading| reading.departure(now, ahead.get(self.unit), self.share_of(cost)))
+    }
+
+    pub(crate) fn expire(&mut self, now: u64) {
+        self.reading.take_if(|reading| reading.is_over(now));
+        if let Some(bucket) = &mut self.bucket {
+            bucket.expire(now);
+        }
+    }
+
+    pub(crate) fn take(&mut self, now: u64, due: u64, cost: &Cost) {
+        let share = self.share_of(cost);
+        if let Some(reading) = &mut self.reading {
+            reading.take(now, share);
+        }
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(now, due, share);
+        }
+    }
+
+    pub(crate) fn restamp(&mut self, at: u64, now: u64, taken: &Cost) {
+        let share = self.share_of(taken);
+        if let Some(bucket) = &mut self.bucket {
+            bucket.restamp(at, now, share);
+        }
+    }
+
+    /// The request of permit `nth`, which left at `at`, cost `actual` instead of what was taken.
+    pub(crate) fn settle(&mut self, now: u64, nth: u64, at: u64, taken: &Cost, actual: &Cost) {
+        let (share, actual) = (self.share_of(taken), actual.get(self.unit));
+        if nth > self.nth
+            && let Some(reading) = &mut self.reading
+        {
+            reading.settle(share, actual);
+        }
+        if let Some(bucket) = &mut self.bucket {
+            bucket.settle(now, at, share, actual);
+        }
+    }
+
+    /// What the upstream said is left, while that is known.
+    pub(crate) fn left(&self, now: u64) -> Option<i64> {
+        let reading = self.reading.as_ref().filter(|reading| !reading.is_over(now))?;
+        Some(reading.level_at(now).floor() as i64)
+    }
+}
+
+fn rate(unit: Unit, amount: u64, period: u64) -> Option<Limit> {
+    Rate::new(unit, amount, std::time::Duration::from_nanos(period)).ok().map(Limit::from)
+}
+
+/// A bucket that has been there all along, as far as is remembered.
+fn started(answered: &Answered, limit: Limit, history: &History) -> Bucket {
+    let Limit::Rate(rate) = limit else { return Bucket::new(limit, answered.guard, answered.now) };
+    let from = answered.now.saturating_sub(nanos(rate.period()));
+    let departures = history.since(from, rate.unit());
+    let mut bucket = Bucket::new(limit, answered.guard, departures.first().map_or(answered.now, |&(at, _)| at));
+    for (at, cost) in departures {
+        bucket.take(at, at, cost.min(rate.amount()));
+    }
+    bucket.forgive(answered.now);
+    (0..answered.waiting).for_each(|_| bucket.line_up(answered.now, &answered.typical));
+    bucket
+}

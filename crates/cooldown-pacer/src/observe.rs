@@ -1,0 +1,103 @@
+//! What the upstream's answers change. See ADR 0009.
+
+use crate::ask::{Key, Permit};
+use crate::cooldown::Closing;
+use crate::cost::Unit;
+use crate::keys::KeyIndex;
+use crate::learned::{Answered, Sense};
+use crate::observation::{Lesson, Observation, Told};
+use crate::pacer::Pacer;
+use crate::time::{Instant, nanos};
+
+impl Pacer {
+    /// The upstream answered a request that has left. Call it for everything that the answer says, and once with
+    /// [`Observation::Accepted`] if it was no refusal.
+    pub fn observe(&mut self, now: Instant, permit: &mut Permit, observation: Observation) -> Option<Lesson> {
+        let now = self.advance(now);
+        match observation {
+            Observation::Accepted => {
+                self.accepted(now, permit);
+                None
+            }
+            Observation::Refused { key, unit, until } => {
+                self.widen_guards(now, permit);
+                let (lesson, is_cut) = self.close(now, permit, key, until);
+                if is_cut {
+                    self.cut(now, key, unit);
+                }
+                lesson
+            }
+            Observation::Closed { key, until } => self.close(now, permit, key, until).0,
+            Observation::Told { key, told } => self.hear(now, permit, key, &told),
+        }
+    }
+
+    fn accepted(&mut self, now: u64, permit: &mut Permit) {
+        let mut freed = false;
+        for &index in &permit.keys {
+            if let Some(taught) = &mut self.keys.get_mut(index).taught {
+                freed |= taught.accepted(now, permit.nth, permit.heard);
+            }
+        }
+        permit.heard = true;
+        if freed {
+            self.look_again();
+        }
+    }
+
+    /// A refusal of what configured limits allow is taken for jitter.
+    fn widen_guards(&mut self, now: u64, permit: &Permit) {
+        for &index in &permit.keys {
+            self.keys.get_mut(index).buckets.iter_mut().for_each(|bucket| bucket.refused(now));
+        }
+        self.look_again();
+    }
+
+    /// Closes a key. What is to be told, and whether it is the first closing since requests were accepted.
+    fn close(&mut self, now: u64, permit: &mut Permit, key: Key, until: Option<Instant>) -> (Option<Lesson>, bool) {
+        if !std::mem::replace(&mut permit.heard, true) {
+            self.free_ramps(now, permit);
+        }
+        let granted = self.granted;
+        let index = self.index_of(now, key);
+        let taught = index.and_then(|index| self.keys.get_mut(index).taught.as_mut());
+        let Some(taught) = taught else { return (None, false) };
+        let closing = taught.close(now, permit.nth, granted, until.map(Instant::as_nanos));
+        let is_told = matches!(closing, Closing::New { .. } | Closing::Longer { notable: true });
+        let until = Instant::from_nanos(taught.closed_until());
+        (is_told.then_some(Lesson::Closed { key, until }), closing == Closing::New { first: true })
+    }
+
+    fn free_ramps(&mut self, now: u64, permit: &Permit) {
+        for &index in &permit.keys {
+            if let Some(taught) = &mut self.keys.get_mut(index).taught {
+                taught.answered(now, permit.nth);
+            }
+        }
+        self.look_again();
+    }
+
+    fn cut(&mut self, now: u64, key: Key, unit: Option<Unit>) {
+        let Some(index) = self.index_of(now, key) else { return };
+        let state = self.keys.get_mut(index);
+        if let Some(taught) = &mut state.taught {
+            taught.cut(now, unit, &state.buckets, state.waiting);
+        }
+    }
+
+    fn hear(&mut self, now: u64, permit: &Permit, key: Key, told: &Told) -> Option<Lesson> {
+        let sense = Sense::of(told)?;
+        let guard = nanos(self.settings.guard);
+        let index = self.index_of(now, key)?;
+        let state = self.keys.get_mut(index);
+        let (waiting, typical) = (state.waiting, state.typical());
+        let answered = Answered { now, nth: permit.nth, at: permit.at, waiting, typical, guard };
+        let limit = state.taught.as_mut()?.hear(&answered, &sense);
+        self.look_again();
+        limit.map(|limit| Lesson::Limit { key, limit })
+    }
+
+    fn index_of(&mut self, now: u64, key: Key) -> Option<KeyIndex> {
+        self.keys.resolve(now, &[key]).first().copied()
+    }
+}

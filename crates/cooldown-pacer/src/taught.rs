@@ -1,0 +1,280 @@
+//! What an upstream has taught about one key: closed or not, how many may try, which limits it told, which rate was found.
+
+use smallvec::SmallVec;
+
+use crate::ask::{Permit, Spent};
+use crate::bucket::Bucket;
+use crate::cooldown::{Closing, Cooldown};
+use crate::cost::{Cost, Unit};
+use crate::history::History;
+use crate::learned::{Answered, Learned, Sense};
+use crate::limit::Limit;
+use crate::pacer::Teaching;
+use crate::ramp::Ramp;
+use crate::search::Search;
+
+const SECOND: u64 = 1_000_000_000;
+/// How many limits an upstream may tell of for one key.
+const MOST_LEARNED: usize = 8;
+/// How many go at first to an upstream that nothing is known about.
+const FIRST_CROWD: u64 = 8;
+/// A request without an answer for this long has not been refused: refusals come fast.
+const PATIENCE: u64 = SECOND;
+/// Where a rate was found, that rate is what protects the upstream.
+const PATIENCE_AT_A_RATE: u64 = SECOND / 20;
+/// A key without traffic for this long, about which nothing is known, is as new.
+const IDLE: u64 = 60 * SECOND;
+/// So many cuts within [`STRIKES_WITHIN`] are not explained by the limits that are known.
+const STRIKES: u32 = 3;
+const STRIKES_WITHIN: u64 = 10 * SECOND;
+
+/// What an upstream has taught about one key.
+#[derive(Debug, Clone)]
+pub(crate) struct Taught {
+    cooldown: Cooldown,
+    ramp: Option<Ramp>,
+    /// Whether the ramp is the one that a new key starts with.
+    starting: bool,
+    history: History,
+    pub(crate) learned: SmallVec<[Learned; 1]>,
+    pub(crate) search: Option<Search>,
+    /// How many were accepted in this second, and in the one before.
+    second: u64,
+    accepted: [u64; 2],
+    /// Cuts that known limits should have prevented, and when the first of them was.
+    strikes: u32,
+    struck: u64,
+}
+
+impl Taught {
+    pub(crate) fn new(now: u64, teaching: Teaching, stated: &[Limit]) -> Self {
+        let is_paced = stated.iter().any(|limit| matches!(limit, Limit::Rate(_)));
+        let starting = teaching == Teaching::Cautious && !is_paced;
+        Self {
+            cooldown: Cooldown::default(),
+            ramp: starting.then(|| Ramp::new(now, FIRST_CROWD, PATIENCE)),
+            starting,
+            history: History::default(),
+            learned: SmallVec::new(),
+            search: None,
+            second: 0,
+            accepted: [0; 2],
+            strikes: 0,
+            struck: 0,
+        }
+    }
+
+    /// Buckets of the limits that were told.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = &Bucket> {
+        self.learned.iter().filter_map(|learned| learned.bucket.as_ref())
+    }
+
+    fn buckets_mut(&mut self) -> impl Iterator<Item = &mut Bucket> {
+        self.learned.iter_mut().filter_map(|learned| learned.bucket.as_mut())
+    }
+
+    /// Nobody leaves before this.
+    pub(crate) fn closed_until(&self) -> u64 {
+        self.cooldown.until()
+    }
+
+    pub(crate) fn earliest(&self, cost: &Cost) -> u64 {
+        let ramp = self.ramp.as_ref().map_or(0, |ramp| ramp.earliest(0, 1));
+        let search = self.search.as_ref().map_or(0, Search::earliest);
+        let learned = self.learned.iter().map(|learned| learned.earliest(cost)).max().unwrap_or(0);
+        self.cooldown.until().max(ramp).max(search).max(learned)
+    }
+
+    /// The same if another one of `taken` leaves at `now`.
+    pub(crate) fn earliest_after(&self, now: u64, cost: &Cost, taken: &Cost) -> u64 {
+        let ramp = self.ramp.as_ref().map_or(0, |ramp| ramp.earliest(now, 2));
+        let search = self.search.as_ref().map_or(0, |search| search.earliest_after(now));
+        let learned = self.learned.iter().map(|learned| learned.earliest_after(now, cost, taken)).max().unwrap_or(0);
+        self.cooldown.until().max(ramp).max(search).max(learned)
+    }
+
+    /// When one of `cost` will leave behind others, buckets apart.
+    pub(crate) fn departure(&self, now: u64, requests: f64, ahead: &Cost, cost: &Cost) -> u64 {
+        let search = self.search.as_ref().map_or(now, |search| search.departure(now, requests));
+        let learned = self.learned.iter().map(|learned| learned.departure(now, ahead, cost));
+        learned.fold(search, u64::max)
+    }
+
+    /// How long the ramp can hold somebody up.
+    pub(crate) fn longest_ramp(&self) -> u64 {
+        self.ramp.as_ref().map_or(0, Ramp::longest)
+    }
+
+    pub(crate) fn take(&mut self, now: u64, due: u64, nth: u64, cost: &Cost) {
+        self.history.record(now, nth, cost);
+        if let Some(ramp) = &mut self.ramp {
+            ramp.take(now, nth);
+        }
+        if let Some(search) = &mut self.search {
+            search.take(now, due, self.cooldown.until());
+        }
+        for learned in &mut self.learned {
+            learned.expire(now);
+            learned.take(now, due, cost);
+        }
+    }
+
+    pub(crate) fn restamp(&mut self, now: u64, permit: &Permit) {
+        self.history.restamp(permit.nth, now);
+        self.learned.iter_mut().for_each(|learned| learned.restamp(permit.at, now, &permit.taken));
+    }
+
+    pub(crate) fn settle(&mut self, now: u64, permit: &Permit, spent: Spent) {
+        if !permit.heard {
+            self.ramp.iter_mut().for_each(|ramp| _ = ramp.leave(now, permit.nth));
+        }
+        let actual = match spent {
+            Spent::AsEstimated => return,
+            Spent::Nothing => Cost::NOTHING,
+            Spent::Exactly(cost) => cost,
+        };
+        self.history.settle(permit.nth, actual);
+        if let Some(search) = self.search.as_mut().filter(|_| spent == Spent::Nothing && !permit.heard) {
+            search.give_back(now);
+        }
+        for learned in &mut self.learned {
+            learned.settle(now, permit.nth, permit.at, &permit.taken, &actual);
+        }
+    }
+
+    pub(crate) fn line_up(&mut self, now: u64, cost: &Cost) {
+        self.buckets_mut().for_each(|bucket| bucket.line_up(now, cost));
+        self.search.iter_mut().for_each(|search| search.line_up(now));
+    }
+
+    pub(crate) fn leave_line(&mut self, now: u64, cost: &Cost) {
+        self.buckets_mut().for_each(|bucket| bucket.leave_line(now, cost));
+        self.search.iter_mut().for_each(|search| search.leave_line(now));
+    }
+
+    /// Forgets what holds no longer. True if somebody may leave earlier because of it.
+    pub(crate) fn expire(&mut self, now: u64) -> bool {
+        let known = self.learned.len();
+        self.learned.retain(|learned| !learned.is_over(now));
+        self.learned.iter_mut().for_each(|learned| learned.expire(now));
+        let search = self.search.take_if(|search| search.is_over(now));
+        self.ramp.iter_mut().for_each(|ramp| ramp.expire(now));
+        let ramp = self.ramp.take_if(|ramp| ramp.is_over());
+        search.is_some() || ramp.is_some() || self.learned.len() < known
+    }
+
+    /// Whether it is as if nobody had ever asked.
+    pub(crate) fn is_as_new(&mut self, now: u64) -> bool {
+        self.expire(now);
+        let latest = self.history.latest().unwrap_or(0).max(self.cooldown.until());
+        let is_idle = latest == 0 || latest.saturating_add(IDLE) <= now;
+        is_idle && self.learned.is_empty() && self.search.is_none()
+    }
+
+    /// The upstream took a request. True if somebody may leave earlier because of it.
+    pub(crate) fn accepted(&mut self, now: u64, nth: u64, heard: bool) -> bool {
+        self.cooldown.accepted(nth);
+        if heard {
+            return false;
+        }
+        self.count_accepted(now);
+        self.search.iter_mut().for_each(Search::accepted);
+        self.ramp.iter_mut().for_each(|ramp| ramp.accepted(now, nth));
+        self.expire(now) || self.ramp.is_some()
+    }
+
+    fn count_accepted(&mut self, now: u64) {
+        match now / SECOND - self.second {
+            0 => {}
+            1 => self.accepted = [0, self.accepted[0]],
+            _ => self.accepted = [0; 2],
+        }
+        self.second = now / SECOND;
+        self.accepted[0] += 1;
+    }
+
+    /// The request of a permit is over, and says nothing about this key.
+    pub(crate) fn answered(&mut self, now: u64, nth: u64) {
+        self.ramp.iter_mut().for_each(|ramp| _ = ramp.leave(now, nth));
+    }
+
+    /// The upstream turned a request away.
+    pub(crate) fn close(&mut self, now: u64, nth: u64, granted: u64, until: Option<u64>) -> Closing {
+        let spacing = self.search.as_ref().map_or(0, Search::spacing);
+        let closing = self.cooldown.close(now, nth, granted, spacing, until);
+        if matches!(closing, Closing::New { .. }) {
+            self.starting = false;
+            self.start_ramp(now);
+        }
+        closing
+    }
+
+    fn start_ramp(&mut self, now: u64) {
+        let patience = if self.search.is_some() { PATIENCE_AT_A_RATE } else { PATIENCE };
+        self.ramp = Some(Ramp::new(now, 1, patience));
+    }
+
+    /// A limit of this unit was broken, as the upstream counts, and nothing had been refused since others were accepted.
+    pub(crate) fn cut(&mut self, now: u64, unit: Option<Unit>, configured: &[Bucket], waiting: u32) {
+        if let Some(search) = &mut self.search {
+            search.cut(now);
+            return;
+        }
+        let mut explained = configured.iter().any(|bucket| match bucket {
+            Bucket::Rate(rate) => unit.is_none_or(|unit| unit == rate.unit()),
+            Bucket::Slots(_) => false,
+        });
+        for learned in self.learned.iter_mut().filter(|learned| learned.counts(unit)) {
+            learned.refused(now);
+            explained = true;
+        }
+        if explained && !self.is_struck_out(now) {
+            return;
+        }
+        // If nothing was accepted lately, nothing can be said about the rate: somebody else may have used it all.
+        let accepted = if now / SECOND - self.second <= 1 { self.accepted[0].max(self.accepted[1]) } else { 0 };
+        if accepted > 0 {
+            self.search = Some(Search::new(now, accepted, waiting));
+            self.start_ramp(now);
+        }
+    }
+
+    fn is_struck_out(&mut self, now: u64) -> bool {
+        if self.strikes == 0 || now.saturating_sub(self.struck) > STRIKES_WITHIN {
+            (self.strikes, self.struck) = (0, now);
+        }
+        self.strikes += 1;
+        let out = self.strikes >= STRIKES;
+        self.strikes %= STRIKES;
+        out
+    }
+
+    /// A response told of a limit. The limit, where it is worth announcing.
+    pub(crate) fn hear(&mut self, answered: &Answered, sense: &Sense) -> Option<Limit> {
+        self.expire(answered.now);
+        let index = match self.learned.iter().position(|learned| learned.is_meant(sense)) {
+            Some(index) => index,
+            None if self.learned.len() == MOST_LEARNED => return None,
+            None => {
+                self.learned.push(Learned::new(sense));
+                self.learned.len() - 1
+            }
+        };
+        let learned = &mut self.learned[index];
+        let was_known = learned.bucket.is_some();
+        let limit = learned.hear(answered, sense, &self.history);
+        let is_known = learned.bucket.is_some();
+        if sense.unit == Unit::Requests && is_known && !was_known {
+            self.search = None;
+        }
+        if sense.unit == Unit::Requests && std::mem::take(&mut self.starting) {
+            self.ramp = None;
+        }
+        limit
+    }
+
+    /// The key is closed: until when.
+    pub(crate) fn closed(&self, now: u64) -> Option<u64> {
+        (self.cooldown.until() > now).then(|| self.cooldown.until())
+    }
+}
