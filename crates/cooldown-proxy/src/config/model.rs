@@ -358,7 +358,7 @@ impl Default for Queue {
 impl Default for Retry {
     fn default() -> Self {
         let on = vec![RetryOn::Status(429), RetryOn::Status(503), RetryOn::Status(529), RetryOn::Connect];
-        Self { attempts: 3, on, hold_stream: Duration::from_millis(4) }
+        Self { attempts: 3, on, hold_stream: Duration::from_millis(2) }
     }
 }
 

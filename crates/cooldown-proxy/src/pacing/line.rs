@@ -108,11 +108,11 @@ impl Line {
         })
     }
 
-    /// When a request would leave if it asked now.
-    pub fn foresee(&self, ask: &Ask) -> Instant {
+    /// How long a request would wait if it asked now.
+    pub fn foresee(&self, ask: &Ask) -> Duration {
         let mut inner = self.inner.lock();
         let now = self.clock.now();
-        inner.pacer.foresee(now, ask)
+        inner.pacer.foresee(now, ask).since(now)
     }
 
     /// How much may leave now, for each limit of a key.

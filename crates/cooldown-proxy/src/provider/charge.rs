@@ -52,7 +52,6 @@ impl Charge {
             counts_failed: true,
         };
         match kind {
-            ProviderKind::OpenAi => Self { output: OutputReservation::LargerOfMaxTokensAndInput, ..usual },
             ProviderKind::Azure | ProviderKind::Cerebras => {
                 Self { output: OutputReservation::MaxTokensOrModelMaximum, ..usual }
             }
@@ -74,7 +73,8 @@ impl Charge {
             ProviderKind::OpenRouter | ProviderKind::DeepSeek | ProviderKind::GitHub => {
                 Self { output: OutputReservation::None, ..usual }
             }
-            ProviderKind::Generic => usual,
+            // OpenAI documents the larger of `max_tokens` and the input. Both are set aside: in the end both count.
+            ProviderKind::OpenAi | ProviderKind::Generic => usual,
         }
     }
 }

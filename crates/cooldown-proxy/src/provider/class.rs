@@ -98,6 +98,17 @@ pub fn classify_error_json(kind: ProviderKind, json: &[u8], now: UnixTime) -> Cl
     verdict::decide(&case.with_quoted_fields())
 }
 
+/// The class of an error that begins a stream. What the upstream could not do before the first token it may do another
+/// time, whatever it calls its trouble; only what it blames on the request it will refuse again.
+pub fn classify_stream_error(kind: ProviderKind, json: &[u8], now: UnixTime) -> Class {
+    match classify_error_json(kind, json, now) {
+        Class::Fault if ErrorBody::read(json).implied_status().is_some_and(|status| status >= 500) => {
+            Class::Capacity { wait: None }
+        }
+        class => class,
+    }
+}
+
 impl Case<'_> {
     /// OpenRouter quotes the fields of the limit in the body.
     fn with_quoted_fields(mut self) -> Self {

@@ -53,6 +53,8 @@ pub struct Statement {
     pub limit: Option<u64>,
     /// The window: stated, known of the provider, or inferred; [`ASSUMED_WINDOW`] is meant to stand in for `None`.
     pub window: Option<Duration>,
+    /// Whether the window is inferred from this one response, which one response alone does not prove.
+    pub inferred: bool,
     /// How much of it was left when the response was made, this request already counted.
     pub remaining: Option<u64>,
     /// When there is more.
@@ -103,7 +105,7 @@ impl Reset {
 
 impl Statement {
     pub(super) const fn new(axis: Unit, scope: Scope) -> Self {
-        Self { axis, scope, limit: None, window: None, remaining: None, reset: None }
+        Self { axis, scope, limit: None, window: None, inferred: false, remaining: None, reset: None }
     }
 
     /// Whether nothing is left.

@@ -171,7 +171,12 @@ impl Arrival {
         Speech::of(self.head.uri.path())
     }
 
-    /// Whether it may be sent: another attempt needs the body from its beginning.
+    /// Whether an attempt has sent it to its end, as far as that is known.
+    pub(super) fn was_sent(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.body.is_some()) || self.body.was_sent()
+    }
+
+    /// Whether it may be sent once more: another attempt needs the body from its beginning.
     pub(super) fn can_be_sent_again(&self) -> bool {
         self.upgrade.is_none()
             && (self.call.as_ref().is_some_and(|call| call.body.is_some()) || self.body.again().is_some())

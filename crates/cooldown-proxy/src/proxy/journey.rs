@@ -92,11 +92,15 @@ impl Journey {
         error: ProxyError,
         arrival: &Arrival,
     ) -> Result<Verdict, ProxyError> {
-        let ProxyError::Unreachable(cause) = &error else { return Err(error) };
+        // A request that was not sent whole cannot have been taken.
+        let is_unsent = matches!(error, ProxyError::Broken) && !arrival.was_sent();
+        if !is_unsent && !matches!(error, ProxyError::Unreachable(_)) {
+            return Err(error);
+        }
         if !worker.site.retry.includes_connect() || !arrival.can_be_sent_again() || !self.may_fail_again() {
             return Err(error);
         }
-        tracing::debug!(%cause, "an upstream cannot be reached; the request is tried again");
+        tracing::debug!(%error, "an upstream cannot be reached; the request is tried again");
         if self.give_up(leg) {
             return Ok(Verdict::Again(Duration::ZERO));
         }

@@ -20,7 +20,7 @@ use super::worker::Worker;
 use crate::config::model::ProviderKind;
 use crate::pacing::Label;
 use crate::provider::{
-    Class, FirstEvent, Said, Scope, Statement, UnixTime, classify, classify_error_json, read_limits,
+    Class, FirstEvent, Said, Scope, Statement, UnixTime, classify, classify_stream_error, read_limits,
 };
 
 /// An attempt whose response head has come.
@@ -93,7 +93,7 @@ async fn metered(
     let (lease, body) = (&mut attempt.turn.lease, attempt.response.body_mut());
     let opening = Opening::of_stream(lease, body, &mut meter, worker.site.retry.hold_stream).await;
     let class = match meter.first_event() {
-        Some(FirstEvent::Error(error)) => classify_error_json(kind, error, now()),
+        Some(FirstEvent::Error(error)) => classify_stream_error(kind, error, now()),
         _ => Class::Fine,
     };
     if let Some(pause) = attempt.answer_to(worker, &class, journey, arrival, record) {
@@ -115,7 +115,7 @@ impl Attempt {
     fn tell(&mut self, worker: &Worker, journey: &Journey, statement: &Statement, arrival: &Arrival) {
         let key = self.leg.keys.of(statement.scope);
         let route = &worker.site.routes[journey.route()];
-        let told = route.meanings.told(key, statement, worker.site.pacing.clock().now());
+        let Some(told) = route.meanings.told(key, statement, worker.site.pacing.clock().now()) else { return };
         let lesson = self.turn.permit.observe(Observation::Told { key, told });
         self.report(worker, journey, lesson, arrival);
     }

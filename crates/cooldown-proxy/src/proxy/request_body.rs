@@ -91,6 +91,14 @@ impl RequestBody {
         }
     }
 
+    /// Whether an attempt has sent it to its end, as far as that is known.
+    pub(super) fn was_sent(&self) -> bool {
+        match self {
+            Self::Passing(passing) => passing.0.borrow().is_end_stream(),
+            Self::Empty | Self::Whole(_) => true,
+        }
+    }
+
     /// Reads on while the request waits, as far as the memory for that allows. Without it the end of a client that hangs
     /// up would stay hidden behind its unread body. Ready when no more will be read.
     pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {

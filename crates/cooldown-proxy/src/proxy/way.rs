@@ -97,10 +97,8 @@ impl Ways {
             return self.leg(site, arrival, 0);
         }
         let legs: SmallVec<[Leg; 2]> = self.usable(site, arrival);
-        let now = site.pacing.clock().now();
-        let when = |leg: &Leg| leg.line.foresee(&leg.ask).max(now);
-        let first = legs.into_iter().map(|leg| (when(&leg), leg.way != self.preferred, leg));
-        let first = first.min_by_key(|(when, apart, leg)| (*when, *apart, leg.way));
+        let first = legs.into_iter().map(|leg| (leg.line.foresee(&leg.ask), leg.way != self.preferred, leg));
+        let first = first.min_by_key(|(wait, apart, leg)| (*wait, *apart, leg.way));
         first.map_or_else(|| self.leg(site, arrival, 0), |(.., leg)| leg)
     }
 
@@ -171,10 +169,16 @@ fn estimate(route: &Route, arrival: &Arrival, model: Option<&str>) -> Option<Est
     Some(route.api.as_ref()?.estimator.estimate(&reserve))
 }
 
+/// A prompt is taken to be larger than its estimate by this part, and by so many tokens: what was too much returns when
+/// the response tells, what was too little would have broken the limit by then.
+const MARGIN: u64 = 16;
+const LEAST_MARGIN: u64 = 8;
+
 /// What a request takes until its response tells the truth: what its provider reserves, and at least what it will probably
 /// be.
 pub(super) fn reserved(charge: &Charge, estimate: &Estimate) -> Cost {
     let Estimate { input, output, most_output } = *estimate;
+    let input = input + input / MARGIN + LEAST_MARGIN;
     match charge.output {
         OutputReservation::MaxTokensOrModelMaximum | OutputReservation::MaxTokens => {
             charged(charge, input, most_output.unwrap_or(output))

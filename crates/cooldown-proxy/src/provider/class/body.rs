@@ -95,6 +95,9 @@ impl ErrorBody {
         if self.has_code(CREDENTIALS) {
             return Some(401);
         }
+        if self.status.is_none() && self.has_code_like("invalid") {
+            return Some(400);
+        }
         Some(self.status.unwrap_or(500))
     }
 

@@ -53,6 +53,7 @@ impl Violation {
             scope: if self.quota.contains("PerModel") { Scope::Model } else { Scope::Key },
             limit: self.limit.filter(|limit| *limit > 0),
             window: day.or(minute),
+            inferred: false,
             remaining: Some(0),
             reset: wait.map(Reset::WindowEnd),
         }

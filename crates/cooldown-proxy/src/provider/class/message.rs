@@ -41,6 +41,7 @@ impl Spoken {
             scope,
             limit: Some(limit),
             window: self.window,
+            inferred: false,
             remaining: used.map(|used| limit.saturating_sub(used)),
             reset: used.zip(self.window).map(|(used, window)| Reset::ToFull(portion(window, used, limit))),
         })

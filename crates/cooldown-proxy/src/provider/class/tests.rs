@@ -332,3 +332,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_stream_that_begins_with_trouble_of_the_upstreams_is_tried_again() {
+    let stream = |json: &str| classify_stream_error(OpenAi, json.as_bytes(), NOW);
+    let trouble = r#"{"error":{"code":"server_error","message":"The server had an error."}}"#;
+    assert_eq!(stream(trouble), Class::Capacity { wait: None });
+    let blame = r#"{"error":{"type":"invalid_request_error","message":"There is no such tool."}}"#;
+    assert_eq!(stream(blame), Class::Fault);
+    assert_eq!(stream("{}"), Class::Fine);
+}

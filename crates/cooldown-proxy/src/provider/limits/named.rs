@@ -182,17 +182,19 @@ impl Draft {
         let remaining = self.remaining.or_else(|| Some(limit?.saturating_sub(self.used?)));
         let remaining = remaining.map(|remaining| limit.map_or(remaining, |limit| remaining.min(limit)));
         let reset = self.told_reset(dialect, status, remaining);
-        let window = self.told_window().or_else(|| match (limit, remaining, reset) {
+        let inferred = match (limit, remaining, reset) {
             (Some(limit), Some(remaining), Some(Reset::ToFull(full))) => infer_window(limit, remaining, full),
             _ => None,
-        });
-        let window = window.or_else(|| dialect.window(axis, headers));
+        };
+        let known = self.told_window().or_else(|| dialect.window(axis, headers));
+        let window = known.or(inferred);
+        let inferred = known.is_none() && inferred.is_some();
         let reset = match (reset, window) {
             (Some(reset), Some(window)) => Some(reset.at_most(believable(window))),
             (reset, _) => reset,
         };
         let scope = if self.subject.words == 0 { dialect.plain_scope(headers) } else { dialect.scope };
-        let said = Statement { axis, scope, limit, window, remaining, reset };
+        let said = Statement { axis, scope, limit, window, inferred, remaining, reset };
         (limit.is_some() || remaining.is_some() || reset.is_some()).then_some(said)
     }
 

@@ -60,7 +60,8 @@ pub fn tell_apart(earlier: &Statement, later: &Statement, apart: Duration) -> Op
     let as_window_end = before - apart.as_secs_f64();
     let as_to_full = before * used_after / used_before;
     // Resets are often whole seconds, and the two responses were under way for differing times.
-    let tolerance = f64::max(1.5, before * 0.02);
+    let is_whole = before.fract() == 0.0 && after.fract() == 0.0;
+    let tolerance = f64::max(if is_whole { 1.5 } else { 0.05 }, before * 0.02);
     let fits = |expected: f64| (after - expected).abs() <= tolerance;
     match (fits(as_window_end), fits(as_to_full)) {
         (true, false) => Some(Meaning::WindowEnd),
@@ -105,6 +106,7 @@ mod tests {
     #[case((100, 30.0), (90, 20.0), 10, None)] // nothing was used
     #[case((50, 30.0), (40, 58.0), 40, None)] // the window has ended in between
     #[case((50, 30.0), (50, 5.0), 10, None)] // neither explains it
+    #[case((90, 0.9), (80, 0.6), 0, None)]
     fn two_responses_tell_what_a_reset_means(
         #[case] earlier: (u64, f64),
         #[case] later: (u64, f64),

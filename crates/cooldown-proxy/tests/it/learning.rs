@@ -1,0 +1,99 @@
+//! Limits that nobody configured: told by the upstream's fields, or found by trying.
+
+use std::time::Duration;
+
+use cooldown_pacer::Unit;
+use cooldown_proxy::demo::strict::Counting;
+use http::StatusCode;
+use rstest::rstest;
+
+use crate::support::provider::{Allowance, Behaviour, Dialect, Hint, LlmProvider};
+use crate::support::{Crowd, Proxy, chat, timed};
+
+const CHAT: &str = "/openai/v1/chat/completions";
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What a crowd of thirty met.
+#[derive(Debug)]
+struct Met {
+    /// Errors that clients saw.
+    errors: usize,
+    /// The part of the attempts that were refused.
+    refused: f64,
+    /// The part of the limit that was used.
+    used: f64,
+}
+
+/// Thirty clients against twenty requests a second that are configured nowhere; figures of the time after `settled`.
+async fn crowd(behaviour: Behaviour, settled: Duration, lasting: Duration) -> Met {
+    let upstream = LlmProvider::start(behaviour.latency(Duration::from_millis(30)));
+    let proxy = Proxy::start(&format!("providers:\n  openai: {{endpoint: \"{}\", api_key: sk-1}}", upstream.url()));
+    let crowd = Crowd { address: proxy.address(), path: CHAT, clients: 30, lasting };
+    let began = std::time::Instant::now();
+    let answers = crowd.call(|_, _| chat("gpt-4o", "hello")).await;
+    let attempts = upstream.attempts();
+    let counted = attempts.iter().filter(|attempt| {
+        let after = attempt.arrival - began;
+        after >= settled && after < lasting
+    });
+    let (mut accepted, mut refused) = (0_u32, 0_u32);
+    for attempt in counted {
+        if attempt.status == Some(StatusCode::OK) { accepted += 1 } else { refused += 1 }
+    }
+    let allowed = 20.0 * (lasting - settled).as_secs_f64();
+    let met = Met {
+        errors: answers.iter().filter(|(answer, _)| answer.status != StatusCode::OK).count(),
+        refused: f64::from(refused) / f64::from(accepted + refused),
+        used: f64::from(accepted) / allowed,
+    };
+    println!("{met:?}");
+    met
+}
+
+fn twenty_a_second(counting: Counting) -> Allowance {
+    Allowance::new(Unit::Requests, 20, SECOND).counted(counting)
+}
+
+#[rstest]
+#[case::sliding(Counting::SlidingWindow)]
+#[case::fixed(Counting::FixedWindow)]
+#[case::bucket(Counting::TokenBucket(std::num::NonZeroU32::new(20).expect("not zero")))]
+#[tokio::test]
+async fn a_limit_that_is_told_is_kept_and_used(#[case] counting: Counting) {
+    let _timed = timed().await;
+    let behaviour = Behaviour::new(Dialect::OpenAi).limit(twenty_a_second(counting));
+    let met = crowd(behaviour, Duration::ZERO, 10 * SECOND).await;
+    assert_eq!(met.errors, 0, "{met:?}");
+    assert!(met.refused < 0.03 && met.used >= 0.95, "{met:?}");
+}
+
+#[tokio::test]
+async fn a_limit_that_is_told_nowhere_is_found() {
+    let _timed = timed().await;
+    let behaviour = Behaviour::new(Dialect::Silent).hint(Hint::Nothing).limit(twenty_a_second(Counting::SlidingWindow));
+    let met = crowd(behaviour, 10 * SECOND, 30 * SECOND).await;
+    assert_eq!(met.errors, 0, "{met:?}");
+    assert!(met.refused < 0.05 && met.used >= 0.80, "{met:?}");
+}
+
+#[tokio::test]
+async fn what_was_learned_shows_in_the_figures() {
+    use crate::support::{Binary, ask, get};
+    let upstream = LlmProvider::start(Behaviour::new(Dialect::OpenAi).limit(twenty_a_second(Counting::SlidingWindow)));
+    let config = format!(
+        "server: {{host: 127.0.0.1, port: 0}}\nadmin: {{host: 127.0.0.1, port: 0}}\n\
+         providers:\n  openai: {{endpoint: \"{}\", api_key: sk-1, limits: {{requests: 10/s}}}}\n",
+        upstream.url()
+    );
+    let program = Binary::serve(&config);
+    for _ in 0..3 {
+        ask(program.address(), CHAT, &chat("gpt-4o", "hello")).await;
+    }
+    let figures = get(program.admin_address(), "localhost", "/metrics").await;
+    for source in ["source=\"configured\"", "source=\"learned\",model=\"gpt-4o\""] {
+        let shown =
+            |line: &str| line.starts_with("cooldown_upstream_room{upstream=\"openai\"") && line.contains(source);
+        assert!(figures.text().lines().any(shown), "{source} in\n{}", figures.text());
+    }
+    program.line("about what was learned", |line| line.contains("learned a limit") && line.contains("20 requests"));
+}
