@@ -194,6 +194,22 @@ fn what_is_in_flight_counts_when_a_limit_becomes_known() {
 }
 
 #[test]
+fn of_a_configured_limit_and_a_told_one_the_lower_one_rules() {
+    for (configured, told_amount) in [(100, 20), (20, 100)] {
+        let mut pacer = Pacer::new(Settings::default());
+        let limits = pacer.add_teaching_limits(vec![requests_per(configured, 1000).into()], Teaching::Cautious);
+        let key = Key::whole(limits);
+        let mut first = go(&mut pacer, 0, Ask::new(Flow(1), [key]));
+        pacer.observe(at(1), &mut first, Observation::Told { key, told: told(told_amount, told_amount - 1) });
+        let at_once = (0..200).map_while(|_| match pacer.admit(at(2), Ask::new(Flow(1), [key])) {
+            Admission::Go(permit) => Some(permit),
+            _ => None,
+        });
+        assert_eq!(at_once.count(), 19);
+    }
+}
+
+#[test]
 fn older_answers_never_overrule_newer_ones() {
     let (mut pacer, key) = fresh();
     let mut old = go(&mut pacer, 0, Ask::new(Flow(1), [key]));
