@@ -91,7 +91,7 @@ impl Pacer {
         }
     }
 
-    /// Adds a list of limits that hold together. Every [`Key`] that names it has buckets of its own.
+    /// Adds a list of limits that hold together. Every [`Key`](crate::Key) that names it has buckets of its own.
     pub fn add_limits(&mut self, limits: Vec<Limit>) -> LimitsId {
         self.keys.add_limits(limits, None)
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cooldown_pacer::{
-    Admission, Ask, Cost, Departure, Flow, Key, Observation, Pacer, Permit, Refill, Settings, Spent, Teaching, Ticket,
-    Told, Unit,
+    Admission, Ask, Cost, Departure, Flow, Instant, Key, Observation, Pacer, Permit, Refill, Settings, Spent, Teaching,
+    Ticket, Told, Unit,
 };
 use proptest::prelude::*;
 
@@ -63,6 +63,8 @@ struct Noise {
     /// When requests left, and the tokens that they took.
     left: Vec<(u64, u64)>,
     count: u64,
+    /// The latest instant that anybody may believe a key to be closed until.
+    closable: u64,
 }
 
 impl Noise {
@@ -73,7 +75,16 @@ impl Noise {
         let paced = pacer.add_teaching_limits(stated, Teaching::Cautious);
         let unknown = pacer.add_teaching_limits(Vec::new(), Teaching::Cautious);
         let keys = [Key::whole(paced), Key::whole(unknown)];
-        Self { pacer, keys, now: 0, waiting: Vec::new(), permits: BTreeMap::new(), left: Vec::new(), count: 0 }
+        Self {
+            pacer,
+            keys,
+            now: 0,
+            waiting: Vec::new(),
+            permits: BTreeMap::new(),
+            left: Vec::new(),
+            count: 0,
+            closable: 0,
+        }
     }
 
     fn go(&mut self, permit: Permit) {
@@ -101,6 +112,14 @@ impl Noise {
         self.permits.keys().nth(index).copied()
     }
 
+    /// A key closes until it was told to, 31 days at most, or for a minute at most if it was not told.
+    fn note_closing(&mut self, observation: &Observation) {
+        let (Observation::Refused { until, .. } | Observation::Closed { until, .. }) = observation else { return };
+        let untold = self.now + 60 * SECOND;
+        let told = |until: Instant| until.as_nanos().min(self.now + 31 * 24 * 3600 * SECOND);
+        self.closable = self.closable.max(until.map_or(untold, told));
+    }
+
     fn step(&mut self, &(gap, what, one, other): &Step) {
         self.now += gap;
         match what {
@@ -121,8 +140,10 @@ impl Noise {
             }
             5 => self.depart(),
             6..=7 => {
+                let observation = any_observation(self.keys, self.now, one >> 8, other);
+                self.note_closing(&observation);
                 if let Some(permit) = self.permit(one).and_then(|which| self.permits.get_mut(&which)) {
-                    self.pacer.observe(at(self.now), permit, any_observation(self.keys, self.now, one >> 8, other));
+                    self.pacer.observe(at(self.now), permit, observation);
                 }
             }
             _ => {
@@ -147,7 +168,7 @@ proptest! {
         steps.iter().for_each(|step| noise.step(step));
         for key in noise.keys {
             for closure in noise.pacer.closed(at(noise.now), key.limits) {
-                prop_assert!(closure.until.since(at(noise.now)) <= Duration::from_secs(31 * 24 * 3600));
+                prop_assert!(closure.until <= at(noise.closable), "nobody said that it is closed for so long");
             }
         }
         for permit in std::mem::take(&mut noise.permits).into_values() {
