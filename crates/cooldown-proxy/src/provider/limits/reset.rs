@@ -63,6 +63,10 @@ pub fn tell_apart(earlier: &Statement, later: &Statement, apart: Duration) -> Op
     let is_whole = before.fract() == 0.0 && after.fract() == 0.0;
     let tolerance = f64::max(if is_whole { 1.5 } else { 0.05 }, before * 0.02);
     let fits = |expected: f64| (after - expected).abs() <= tolerance;
+    // Where so little time has passed, a reset that stands still looks like one that runs down.
+    if !is_whole && apart.as_secs_f64() <= 2.0 * tolerance {
+        return None;
+    }
     match (fits(as_window_end), fits(as_to_full)) {
         (true, false) => Some(Meaning::WindowEnd),
         (false, true) => Some(Meaning::ToFull),
