@@ -5,7 +5,7 @@ mod crowd;
 pub mod in_process;
 pub mod mock;
 mod screen;
-mod stamped;
+pub mod stamped;
 pub mod strict;
 mod tally;
 

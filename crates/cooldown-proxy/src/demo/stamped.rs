@@ -15,30 +15,30 @@ use tokio::net::TcpStream;
 ///
 /// On Linux the kernel says when: a thread that has to wait for a core reads late, and many requests that arrive at once
 /// are read one after the other. Elsewhere it is when they were read.
-pub(super) struct Stamped {
+pub struct Stamped {
     stream: TcpStream,
     arrival: Arrival,
 }
 
 /// When the request under way arrived, shared with whoever answers it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Arrival(Rc<Cell<Option<Instant>>>);
+pub struct Arrival(Rc<Cell<Option<Instant>>>);
 
 impl Arrival {
     /// When the request under way arrived.
-    pub(super) fn get(&self) -> Instant {
+    pub fn get(&self) -> Instant {
         self.0.get().unwrap_or_else(Instant::now)
     }
 
     /// Whatever is read from now on belongs to the next request.
-    pub(super) fn forget(&self) {
+    pub fn forget(&self) {
         self.0.set(None);
     }
 }
 
 impl Stamped {
     /// A connection out of a listener that was [prepared](stamp_arrivals).
-    pub(super) fn new(stream: TcpStream) -> (Self, Arrival) {
+    pub fn new(stream: TcpStream) -> (Self, Arrival) {
         let arrival = Arrival::default();
         (Self { stream, arrival: arrival.clone() }, arrival)
     }
@@ -79,11 +79,11 @@ impl AsyncWrite for Stamped {
 }
 
 /// The kernel begins to stamp a moment after it was asked; what arrives before is stamped when it is read.
-pub(super) const BEGINS_WITHIN: Duration = Duration::from_millis(20);
+pub const BEGINS_WITHIN: Duration = Duration::from_millis(20);
 
 /// Asks the kernel to stamp what arrives at connections of this listener.
 #[cfg(target_os = "linux")]
-pub(super) fn stamp_arrivals(listener: &impl AsFd) -> io::Result<()> {
+pub fn stamp_arrivals(listener: &impl AsFd) -> io::Result<()> {
     use nix::sys::socket::{setsockopt, sockopt::ReceiveTimestampns};
 
     Ok(setsockopt(listener, ReceiveTimestampns, &true)?)
@@ -114,7 +114,7 @@ fn receive(stream: &TcpStream, into: &mut [u8]) -> io::Result<(usize, Instant)> 
 
 /// Only Linux stamps what arrives.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn stamp_arrivals(_: &impl AsFd) -> io::Result<()> {
+pub fn stamp_arrivals(_: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 

@@ -1,8 +1,10 @@
-//! What the tests stand on: upstreams that record, a proxy on any free port, clients, and the real binary.
+//! What the tests stand on: upstreams that record, a strict provider of models, a proxy on any free port, clients, and the
+//! real binary.
 
 mod binary;
 mod calls;
 mod client;
+pub(crate) mod provider;
 mod proxy;
 mod upstream;
 
