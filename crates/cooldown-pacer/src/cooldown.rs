@@ -14,8 +14,25 @@ pub(crate) struct Cooldown {
     until: u64,
     /// The number of the last permit that was granted before it began: what those before it have to say is already known.
     last_before: u64,
+    /// How many of the key's requests had left before it began, and those since then that were never sent.
+    left_before: u64,
     /// How many closings came without an accepted request between them, this one included.
     in_a_row: u32,
+}
+
+/// A request that was turned away.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct TurnedAway {
+    /// The number of its permit, and of the latest one.
+    pub(crate) nth: u64,
+    pub(crate) granted: u64,
+    /// When it left.
+    pub(crate) at: u64,
+    /// How many of the key's requests had left before it, and have left by now.
+    pub(crate) left_before: u64,
+    pub(crate) left: u64,
+    /// When there is room again, where that was said.
+    pub(crate) until: Option<u64>,
 }
 
 /// What a request that was turned away means.
@@ -30,21 +47,31 @@ pub(crate) enum Closing {
 }
 
 impl Cooldown {
-    /// The permit `nth` was turned away; `granted` permits have been granted by now, one every `spacing` at most. Where
-    /// requests are far apart, trying again much sooner than the next one is due finds nothing new.
-    pub(crate) fn close(&mut self, now: u64, nth: u64, granted: u64, spacing: u64, until: Option<u64>) -> Closing {
-        let told = until.map(|until| until.clamp(now, now.saturating_add(LONGEST)));
-        if nth <= self.last_before {
+    /// A request was turned away by a key whose requests leave one every `spacing` at most. Where they are far apart,
+    /// trying again much sooner than the next one is due finds nothing new.
+    pub(crate) fn close(&mut self, now: u64, away: &TurnedAway, spacing: u64) -> Closing {
+        let told = away.until.map(|until| until.clamp(now, now.saturating_add(LONGEST)));
+        if away.nth <= self.last_before {
             return told.map_or(Closing::Known, |until| self.extend(until));
+        }
+        // Refusals come fast: one that left after the closing and before this one was not refused.
+        if away.left_before > self.left_before {
+            self.in_a_row = 0;
         }
         let first = self.in_a_row == 0;
         let first_back_off = spacing.clamp(FIRST_BACK_OFF, LONGEST_BACK_OFF);
         let back_off = LONGEST_BACK_OFF.min(first_back_off << self.in_a_row.min(16));
         self.in_a_row = self.in_a_row.saturating_add(1);
-        self.began = now;
-        self.last_before = granted;
+        (self.began, self.last_before, self.left_before) = (now, away.granted, away.left);
         self.until = self.until.max(told.unwrap_or(now.saturating_add(back_off)));
         Closing::New { first }
+    }
+
+    /// The request of permit `nth` was never sent.
+    pub(crate) fn given_back(&mut self, nth: u64) {
+        if nth > self.last_before {
+            self.left_before += 1;
+        }
     }
 
     fn extend(&mut self, until: u64) -> Closing {
@@ -75,16 +102,22 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
+    /// The probe `nth` is turned away, the latest of those `granted`.
+    fn close(cooldown: &mut Cooldown, now: u64, nth: u64, granted: u64, until: Option<u64>) -> Closing {
+        let left_before = cooldown.left_before;
+        cooldown.close(now, &TurnedAway { nth, granted, left_before, left: granted, until, at: now }, 0)
+    }
+
     #[test]
     fn answers_to_requests_from_before_the_closing_change_nothing_but_its_end() {
         let mut cooldown = Cooldown::default();
-        assert_eq!(cooldown.close(10, 1, 8, 0, Some(SECOND)), Closing::New { first: true });
-        assert_eq!(cooldown.close(11, 2, 8, 0, None), Closing::Known);
-        assert_eq!(cooldown.close(12, 3, 8, 0, Some(SECOND / 2)), Closing::Known);
-        assert_eq!(cooldown.close(13, 4, 8, 0, Some(SECOND + 5)), Closing::Longer { notable: false });
-        assert_eq!(cooldown.close(14, 5, 8, 0, Some(2 * SECOND)), Closing::Longer { notable: true });
+        assert_eq!(close(&mut cooldown, 10, 1, 8, Some(SECOND)), Closing::New { first: true });
+        assert_eq!(close(&mut cooldown, 11, 2, 8, None), Closing::Known);
+        assert_eq!(close(&mut cooldown, 12, 3, 8, Some(SECOND / 2)), Closing::Known);
+        assert_eq!(close(&mut cooldown, 13, 4, 8, Some(SECOND + 5)), Closing::Longer { notable: false });
+        assert_eq!(close(&mut cooldown, 14, 5, 8, Some(2 * SECOND)), Closing::Longer { notable: true });
         assert_eq!(cooldown.until(), 2 * SECOND);
-        assert_eq!(cooldown.close(3 * SECOND, 9, 9, 0, None), Closing::New { first: false });
+        assert_eq!(close(&mut cooldown, 3 * SECOND, 9, 9, None), Closing::New { first: false });
     }
 
     #[test]
@@ -92,27 +125,37 @@ mod tests {
         let mut cooldown = Cooldown::default();
         let mut now = 0;
         for nth in 1..30 {
-            cooldown.close(now, nth, nth, 0, None);
+            close(&mut cooldown, now, nth, nth, None);
             let wait = cooldown.until() - now;
             assert_eq!(wait, (FIRST_BACK_OFF << (nth - 1).min(20)).min(LONGEST_BACK_OFF));
             now = cooldown.until();
         }
         cooldown.accepted(29);
-        cooldown.close(now, 30, 30, 0, None);
+        close(&mut cooldown, now, 30, 30, None);
         assert_eq!(cooldown.until() - now, LONGEST_BACK_OFF, "an answer from before the closing says nothing");
         cooldown.accepted(31);
         now = cooldown.until();
-        cooldown.close(now, 32, 32, 0, None);
+        close(&mut cooldown, now, 32, 32, None);
         assert_eq!(cooldown.until() - now, FIRST_BACK_OFF);
     }
 
     #[test]
     fn nobody_closes_a_key_for_years_or_in_the_past() {
         let mut cooldown = Cooldown::default();
-        cooldown.close(SECOND, 1, 1, 0, Some(u64::MAX));
+        close(&mut cooldown, SECOND, 1, 1, Some(u64::MAX));
         assert_eq!(cooldown.until(), SECOND + LONGEST);
         let mut cooldown = Cooldown::default();
-        cooldown.close(SECOND, 1, 1, 0, Some(3));
+        close(&mut cooldown, SECOND, 1, 1, Some(3));
         assert_eq!(cooldown.until(), SECOND);
+    }
+
+    #[test]
+    fn a_request_that_left_before_the_refused_one_was_taken() {
+        let mut cooldown = Cooldown::default();
+        close(&mut cooldown, 0, 1, 1, None);
+        let away = TurnedAway { nth: 3, granted: 3, left_before: 2, left: 3, ..TurnedAway::default() };
+        assert_eq!(cooldown.clone().close(SECOND, &away, 0), Closing::New { first: true });
+        cooldown.given_back(2);
+        assert_eq!(cooldown.close(SECOND, &away, 0), Closing::New { first: false });
     }
 }

@@ -6,11 +6,14 @@ use crate::cost::{Cost, Unit};
 
 /// How many departures are remembered.
 const REMEMBERED: usize = 512;
+const SECOND: u64 = 1_000_000_000;
 
 /// The latest departures, in the order of their permits.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History {
     departures: VecDeque<Departed>,
+    /// How many have left, remembered or not.
+    count: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +30,7 @@ impl History {
         if self.departures.len() == REMEMBERED {
             self.departures.pop_front();
         }
+        self.count += 1;
         self.departures.push_back(Departed { nth, at: now, cost: *cost });
     }
 
@@ -44,13 +48,35 @@ impl History {
         }
     }
 
-    /// How much of a unit left after the request with this permit; `None` when that is too long ago.
-    pub(crate) fn after(&self, nth: u64, unit: Unit) -> Option<u64> {
+    /// When and how much of a unit left after the request with this permit; `None` when that is too long ago.
+    pub(crate) fn after(&self, nth: u64, unit: Unit) -> Option<impl Iterator<Item = (u64, u64)> + '_> {
         if self.departures.front().is_none_or(|oldest| oldest.nth > nth) {
             return None;
         }
         let next = self.departures.partition_point(|departed| departed.nth <= nth);
-        Some(self.departures.range(next..).map(|departed| departed.cost.get(unit)).sum())
+        Some(self.departures.range(next..).map(move |departed| (departed.at, departed.cost.get(unit))))
+    }
+
+    /// How many have ever left.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many had ever left before the request with this permit did.
+    pub(crate) fn count_before(&self, nth: u64) -> u64 {
+        let before = self.departures.partition_point(|departed| departed.nth < nth);
+        self.count - (self.departures.len() - before) as u64
+    }
+
+    /// How many a second left, and did not return, in the last second before a request that left at `at`.
+    pub(crate) fn rate_before(&self, nth: u64, at: u64) -> f64 {
+        let from = at.saturating_sub(SECOND);
+        let recent = self.departures.iter().filter(|departed| departed.nth < nth && departed.at >= from);
+        let count = recent.filter(|departed| departed.cost != Cost::NOTHING).count() as f64;
+        // Where not even a second is remembered, it is a part of one.
+        let oldest = self.departures.front().filter(|_| self.departures.len() == REMEMBERED);
+        let span = oldest.map_or(SECOND, |oldest| at.saturating_sub(oldest.at).clamp(SECOND / 100, SECOND));
+        count * SECOND as f64 / span as f64
     }
 
     /// What has left since `from`, oldest first.

@@ -136,7 +136,7 @@ impl Learned {
     }
 
     /// That much was left.
-    fn read(&mut self, answered: &Answered, left: u64, after: u64, sense: &Sense) {
+    fn read(&mut self, answered: &Answered, left: u64, after: impl Iterator<Item = (u64, u64)>, sense: &Sense) {
         let now = answered.now;
         let guard = answered.guard.saturating_add(self.period.unwrap_or(0) / 1000);
         let told = Remainder { left, amount: sense.amount, period: self.period, refill: sense.refill, guard };

@@ -1,9 +1,8 @@
 //! What the upstream's answers change. See ADR 0009.
 
 use crate::ask::{Key, Permit};
-use crate::cooldown::Closing;
-use crate::cost::Unit;
-use crate::keys::KeyIndex;
+use crate::cooldown::{Closing, TurnedAway};
+use crate::keys::{KeyIndex, KeyState};
 use crate::learned::{Answered, Sense};
 use crate::observation::{Lesson, Observation, Told};
 use crate::pacer::Pacer;
@@ -21,13 +20,12 @@ impl Pacer {
             }
             Observation::Refused { key, unit, until } => {
                 self.widen_guards(now, permit);
-                let (lesson, is_cut) = self.close(now, permit, key, until);
-                if is_cut {
-                    self.cut(now, key, unit);
-                }
-                lesson
+                self.turn_away(now, permit, key, until, |state, away| {
+                    let (waiting, taught) = (state.waiting, state.taught.as_mut());
+                    taught.into_iter().for_each(|taught| taught.cut(now, away, unit, &state.buckets, waiting));
+                })
             }
-            Observation::Closed { key, until } => self.close(now, permit, key, until).0,
+            Observation::Closed { key, until } => self.turn_away(now, permit, key, until, |_, _| {}),
             Observation::Told { key, told } => self.hear(now, permit, key, &told),
         }
     }
@@ -53,36 +51,39 @@ impl Pacer {
         self.look_again();
     }
 
-    /// Closes a key. What is to be told, and whether it is the first closing since requests were accepted.
-    fn close(&mut self, now: u64, permit: &mut Permit, key: Key, until: Option<Instant>) -> (Option<Lesson>, bool) {
+    /// Closes a key, and makes a `cut` if it is the first closing since requests were taken.
+    fn turn_away(
+        &mut self,
+        now: u64,
+        permit: &mut Permit,
+        key: Key,
+        until: Option<Instant>,
+        cut: impl FnOnce(&mut KeyState, &TurnedAway),
+    ) -> Option<Lesson> {
         if !std::mem::replace(&mut permit.heard, true) {
-            self.free_ramps(now, permit);
+            self.lose(now, permit);
         }
         let granted = self.granted;
-        let index = self.index_of(now, key);
-        let taught = index.and_then(|index| self.keys.get_mut(index).taught.as_mut());
-        let Some(taught) = taught else { return (None, false) };
-        let closing = taught.close(now, permit.nth, granted, until.map(Instant::as_nanos));
-        let is_told = matches!(closing, Closing::New { .. } | Closing::Longer { notable: true });
+        let index = self.index_of(now, key)?;
+        let state = self.keys.get_mut(index);
+        let taught = state.taught.as_mut()?;
+        let away = taught.turned_away(permit, granted, until.map(Instant::as_nanos));
+        let closing = taught.close(now, &away);
         let until = Instant::from_nanos(taught.closed_until());
-        (is_told.then_some(Lesson::Closed { key, until }), closing == Closing::New { first: true })
+        if closing == (Closing::New { first: true }) {
+            cut(state, &away);
+        }
+        let is_told = matches!(closing, Closing::New { .. } | Closing::Longer { notable: true });
+        is_told.then_some(Lesson::Closed { key, until })
     }
 
-    fn free_ramps(&mut self, now: u64, permit: &Permit) {
+    fn lose(&mut self, now: u64, permit: &Permit) {
         for &index in &permit.keys {
             if let Some(taught) = &mut self.keys.get_mut(index).taught {
-                taught.answered(now, permit.nth);
+                taught.lose(now, permit.nth);
             }
         }
         self.look_again();
-    }
-
-    fn cut(&mut self, now: u64, key: Key, unit: Option<Unit>) {
-        let Some(index) = self.index_of(now, key) else { return };
-        let state = self.keys.get_mut(index);
-        if let Some(taught) = &mut state.taught {
-            taught.cut(now, unit, &state.buckets, state.waiting);
-        }
     }
 
     fn hear(&mut self, now: u64, permit: &Permit, key: Key, told: &Told) -> Option<Lesson> {

@@ -41,22 +41,22 @@ pub(crate) struct Remainder {
 }
 
 impl Reading {
-    /// A response that was heard at `now` to a request that left at `at`, `after` which other cost has left.
+    /// A response that was heard at `now` to a request that left at `at`; `after` it others left.
     ///
     /// Times that it tells count from `at`: the upstream told them when the request came, and who leaves as long after
     /// that one comes as long after it.
-    pub(crate) fn new(now: u64, at: u64, after: u64, told: &Remainder) -> Self {
+    pub(crate) fn new(now: u64, at: u64, after: impl Iterator<Item = (u64, u64)>, told: &Remainder) -> Self {
         let returns = told.returns(at);
-        let reading = Self { level: told.left as f64, at, returns, expires: told.expires(now, returns) };
-        let level = reading.level_at(now) - after as f64;
-        Self { level: level.max(reading.floor()), at: now, ..reading }
+        let mut reading = Self { level: told.left as f64, at, returns, expires: told.expires(now, returns) };
+        after.for_each(|(at, share)| reading.take(at.max(reading.at), share));
+        reading
     }
 
     /// What is believed of a newer one: less at once, more by a quarter of the difference.
     pub(crate) fn follow(&mut self, now: u64, newer: Self) {
-        let believed = self.level_at(now);
-        let level = if newer.level > believed { believed + (newer.level - believed) / 4.0 } else { newer.level };
-        *self = Self { level, ..newer };
+        let (believed, told) = (self.level_at(now), newer.level_at(now));
+        let level = if told > believed { believed + (told - believed) / 4.0 } else { told };
+        *self = Self { level, at: now, ..newer };
     }
 
     /// Nothing is left, whatever was said.
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn what_left_since_is_gone_and_what_came_back_since_is_there() {
-        let reading = Reading::new(SECOND / 2, 0, 3, &steadily(0));
+        let reading = Reading::new(SECOND / 2, 0, [(SECOND / 2, 3)].into_iter(), &steadily(0));
         assert_eq!(reading.level_at(SECOND / 2), 10.0 - 3.0);
         assert_eq!(reading.earliest(SECOND / 2, 7, 0), 0);
         assert_eq!(reading.earliest(SECOND / 2, 8, 0), SECOND / 2 + SECOND / 20);
@@ -197,17 +197,21 @@ mod tests {
 
     #[test]
     fn less_is_believed_at_once_and_more_by_a_quarter() {
-        let mut reading = Reading::new(0, 0, 0, &steadily(8));
-        reading.follow(0, Reading::new(0, 0, 0, &steadily(4)));
+        let mut reading = Reading::new(0, 0, std::iter::empty(), &steadily(8));
+        reading.follow(0, Reading::new(0, 0, std::iter::empty(), &steadily(4)));
         assert_eq!(reading.level_at(0), 4.0);
-        reading.follow(0, Reading::new(0, 0, 0, &steadily(12)));
+        reading.follow(0, Reading::new(0, 0, std::iter::empty(), &steadily(12)));
         assert_eq!(reading.level_at(0), 6.0);
     }
 
     #[test]
     fn what_is_said_to_be_gone_without_saying_until_when_blocks_nobody_for_long() {
-        let mut reading =
-            Reading::new(0, 0, 0, &Remainder { left: 0, amount: None, period: None, refill: None, guard: 0 });
+        let mut reading = Reading::new(
+            0,
+            0,
+            std::iter::empty(),
+            &Remainder { left: 0, amount: None, period: None, refill: None, guard: 0 },
+        );
         assert_eq!(reading.earliest(0, 1, 0), LONGEST_BLIND_WAIT);
         reading.take(LONGEST_BLIND_WAIT, 1);
         assert_eq!(reading.earliest(LONGEST_BLIND_WAIT, 1, 0), 2 * LONGEST_BLIND_WAIT, "one at a time");
@@ -223,7 +227,7 @@ mod tests {
             period: None,
             guard: 0,
         };
-        let reading = Reading::new(0, 0, 1, &told);
+        let reading = Reading::new(0, 0, [(0, 1)].into_iter(), &told);
         assert_eq!(reading.earliest(0, 1, 0), 0);
         assert_eq!(reading.earliest(0, 2, 0), 7 * SECOND);
         assert!(reading.is_over(7 * SECOND));

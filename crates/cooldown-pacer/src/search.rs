@@ -40,21 +40,23 @@ pub(crate) struct Search {
     highest: f64,
     /// How long the rate has held requests up since the last cut: it grows with use only.
     used_for: f64,
-    /// When the last cut was, and how many were accepted since.
+    /// When the request left that was refused at the last cut, and how many had been taken by then, and have been by now.
     cut_at: u64,
-    accepted: u64,
+    taken_then: u64,
+    taken: u64,
     taken_at: u64,
     pace: Pace,
 }
 
 impl Search {
-    /// Starts from what was accepted a second before the first cut.
-    pub(crate) fn new(now: u64, accepted: u64, waiting: u32) -> Self {
-        let aim = (accepted as f64 / SECOND as f64).clamp(1.0 / SECOND as f64, FASTEST);
+    /// Starts from the rate a second at which requests were taken before one that left at `at` was refused. `taken` had
+    /// been taken before it.
+    pub(crate) fn new(now: u64, at: u64, rate: f64, taken: u64, waiting: u32) -> Self {
+        let aim = (rate / SECOND as f64).clamp(1.0 / SECOND as f64, FASTEST);
         let mut pace = Pace::smooth(aim * CUT, BURST, now);
         pace.take(now, BURST);
         (0..waiting).for_each(|_| pace.line_up(now, 1));
-        Self { aim, highest: aim, used_for: 0.0, cut_at: now, accepted: 0, taken_at: now, pace }
+        Self { aim, highest: aim, used_for: 0.0, cut_at: at, taken_then: taken, taken, taken_at: now, pace }
     }
 
     /// Requests a nanosecond.
@@ -65,26 +67,24 @@ impl Search {
         rate.min(2.0 * self.aim.max(self.accepted_rate(now))).clamp(SLOWEST, FASTEST)
     }
 
-    /// What was accepted since the last cut, per nanosecond, closed time included.
+    /// What was taken since the last cut, per nanosecond, closed time included.
     fn accepted_rate(&self, now: u64) -> f64 {
         let cycle = now.saturating_sub(self.cut_at);
-        if cycle < LEAST_CYCLE { 0.0 } else { self.accepted as f64 / cycle as f64 }
+        let taken = self.taken.saturating_sub(self.taken_then);
+        if cycle < LEAST_CYCLE { 0.0 } else { taken as f64 / cycle as f64 }
     }
 
-    /// The upstream refused: too much was tried.
-    pub(crate) fn cut(&mut self, now: u64) {
+    /// The upstream refused a request that left at `at`, before which `taken` had been taken: too much was tried.
+    pub(crate) fn cut(&mut self, now: u64, at: u64, taken: u64) {
         let rate = self.rate(now);
-        let accepted = self.accepted_rate(now);
+        self.taken = taken;
+        let accepted = self.accepted_rate(at);
         // A cut so soon after the last one says only that this is still too much.
         let accepted = if accepted > 0.0 { accepted.min(rate) } else { rate * CUT };
         self.aim = (accepted + (rate - accepted) * HOPE).clamp(SLOWEST, FASTEST);
         self.highest = self.highest.max(self.aim);
-        (self.used_for, self.cut_at, self.accepted) = (0.0, now, 0);
+        (self.used_for, self.cut_at, self.taken_then) = (0.0, at, taken);
         self.pace.set_rate(now, self.rate(now));
-    }
-
-    pub(crate) fn accepted(&mut self) {
-        self.accepted += 1;
     }
 
     pub(crate) fn earliest(&self) -> u64 {
@@ -101,8 +101,10 @@ impl Search {
         now.saturating_add(self.pace.span(missing.max(0.0)) as u64)
     }
 
-    /// A request leaves at `now`, which it could have done at `due`; the key was closed until `opened`.
-    pub(crate) fn take(&mut self, now: u64, due: u64, opened: u64) {
+    /// A request leaves at `now`, which it could have done at `due`; the key was closed until `opened`, and `taken` that
+    /// left before are not known to have been refused.
+    pub(crate) fn take(&mut self, now: u64, due: u64, opened: u64, taken: u64) {
+        self.taken = taken;
         if self.pace.level(now) < BURST as f64 {
             let longest = self.pace.span(BURST as f64).max(SECOND as f64);
             let since = self.taken_at.max(opened);

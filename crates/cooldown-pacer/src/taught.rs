@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::ask::{Permit, Spent};
 use crate::bucket::Bucket;
-use crate::cooldown::{Closing, Cooldown};
+use crate::cooldown::{Closing, Cooldown, TurnedAway};
 use crate::cost::{Cost, Unit};
 use crate::history::History;
 use crate::learned::{Answered, Learned, Sense};
@@ -38,9 +38,8 @@ pub(crate) struct Taught {
     history: History,
     pub(crate) learned: SmallVec<[Learned; 1]>,
     pub(crate) search: Option<Search>,
-    /// How many were accepted in this second, and in the one before.
-    second: u64,
-    accepted: [u64; 2],
+    /// How many of those that left were turned away, or never sent.
+    lost: u64,
     /// Cuts that known limits should have prevented, and when the first of them was.
     strikes: u32,
     struck: u64,
@@ -57,8 +56,7 @@ impl Taught {
             history: History::default(),
             learned: SmallVec::new(),
             search: None,
-            second: 0,
-            accepted: [0; 2],
+            lost: 0,
             strikes: 0,
             struck: 0,
         }
@@ -111,7 +109,7 @@ impl Taught {
             ramp.take(now, nth);
         }
         if let Some(search) = &mut self.search {
-            search.take(now, due, self.cooldown.until());
+            search.take(now, due, self.cooldown.until(), self.history.count().saturating_sub(self.lost + 1));
         }
         for learned in &mut self.learned {
             learned.expire(now);
@@ -134,8 +132,10 @@ impl Taught {
             Spent::Exactly(cost) => cost,
         };
         self.history.settle(permit.nth, actual);
-        if let Some(search) = self.search.as_mut().filter(|_| spent == Spent::Nothing && !permit.heard) {
-            search.give_back(now);
+        if spent == Spent::Nothing && !permit.heard {
+            self.lost += 1;
+            self.cooldown.given_back(permit.nth);
+            self.search.iter_mut().for_each(|search| search.give_back(now));
         }
         for learned in &mut self.learned {
             learned.settle(now, permit.nth, permit.at, &permit.taken, &actual);
@@ -177,31 +177,26 @@ impl Taught {
         if heard {
             return false;
         }
-        self.count_accepted(now);
-        self.search.iter_mut().for_each(Search::accepted);
         self.ramp.iter_mut().for_each(|ramp| ramp.accepted(now, nth));
         self.expire(now) || self.ramp.is_some()
     }
 
-    fn count_accepted(&mut self, now: u64) {
-        match now / SECOND - self.second {
-            0 => {}
-            1 => self.accepted = [0, self.accepted[0]],
-            _ => self.accepted = [0; 2],
-        }
-        self.second = now / SECOND;
-        self.accepted[0] += 1;
-    }
-
-    /// The request of a permit is over, and says nothing about this key.
-    pub(crate) fn answered(&mut self, now: u64, nth: u64) {
+    /// The request of a permit was turned away, by this key or another one.
+    pub(crate) fn lose(&mut self, now: u64, nth: u64) {
+        self.lost += 1;
         self.ramp.iter_mut().for_each(|ramp| _ = ramp.leave(now, nth));
     }
 
+    /// What there is to know of a request that was turned away.
+    pub(crate) fn turned_away(&self, permit: &Permit, granted: u64, until: Option<u64>) -> TurnedAway {
+        let left_before = self.history.count_before(permit.nth);
+        TurnedAway { nth: permit.nth, granted, at: permit.at, left_before, left: self.history.count(), until }
+    }
+
     /// The upstream turned a request away.
-    pub(crate) fn close(&mut self, now: u64, nth: u64, granted: u64, until: Option<u64>) -> Closing {
+    pub(crate) fn close(&mut self, now: u64, away: &TurnedAway) -> Closing {
         let spacing = self.search.as_ref().map_or(0, Search::spacing);
-        let closing = self.cooldown.close(now, nth, granted, spacing, until);
+        let closing = self.cooldown.close(now, away, spacing);
         if matches!(closing, Closing::New { .. }) {
             self.starting = false;
             self.start_ramp(now);
@@ -214,10 +209,12 @@ impl Taught {
         self.ramp = Some(Ramp::new(now, 1, patience));
     }
 
-    /// A limit of this unit was broken, as the upstream counts, and nothing had been refused since others were accepted.
-    pub(crate) fn cut(&mut self, now: u64, unit: Option<Unit>, configured: &[Bucket], waiting: u32) {
+    /// A limit of this unit was broken, as the upstream counts, and nothing had been refused since others were taken.
+    pub(crate) fn cut(&mut self, now: u64, away: &TurnedAway, unit: Option<Unit>, configured: &[Bucket], waiting: u32) {
+        // It has been counted as lost, but not as one that left before itself.
+        let taken = (away.left_before + 1).saturating_sub(self.lost);
         if let Some(search) = &mut self.search {
-            search.cut(now);
+            search.cut(now, away.at, taken);
             return;
         }
         let mut explained = configured.iter().any(|bucket| match bucket {
@@ -231,10 +228,10 @@ impl Taught {
         if explained && !self.is_struck_out(now) {
             return;
         }
-        // If nothing was accepted lately, nothing can be said about the rate: somebody else may have used it all.
-        let accepted = if now / SECOND - self.second <= 1 { self.accepted[0].max(self.accepted[1]) } else { 0 };
-        if accepted > 0 {
-            self.search = Some(Search::new(now, accepted, waiting));
+        // If nothing was taken lately, nothing can be said about the rate: somebody else may have used it all.
+        let rate = self.history.rate_before(away.nth, away.at);
+        if rate > 0.0 {
+            self.search = Some(Search::new(now, away.at, rate, taken, waiting));
             self.start_ramp(now);
         }
     }
