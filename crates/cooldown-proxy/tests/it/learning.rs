@@ -79,21 +79,22 @@ async fn a_limit_that_is_told_nowhere_is_found() {
 #[tokio::test]
 async fn what_was_learned_shows_in_the_figures() {
     use crate::support::{Binary, ask, get};
-    let upstream = LlmProvider::start(Behaviour::new(Dialect::OpenAi).limit(twenty_a_second(Counting::SlidingWindow)));
+    let limit = Allowance::new(Unit::Requests, 1200, Duration::from_secs(60));
+    let upstream = LlmProvider::start(Behaviour::new(Dialect::Anthropic).limit(limit));
     let config = format!(
         "server: {{host: 127.0.0.1, port: 0}}\nadmin: {{host: 127.0.0.1, port: 0}}\n\
-         providers:\n  openai: {{endpoint: \"{}\", api_key: sk-1, limits: {{requests: 10/s}}}}\n",
+         providers:\n  anthropic: {{endpoint: \"{}\", api_key: sk-1, limits: {{requests: 100/s}}}}\n",
         upstream.url()
     );
     let program = Binary::serve(&config);
-    for _ in 0..3 {
-        ask(program.address(), CHAT, &chat("gpt-4o", "hello")).await;
-    }
+    let mut message = chat("claude-sonnet-4-5", "hello");
+    message["max_tokens"] = serde_json::json!(9);
+    assert_eq!(ask(program.address(), "/anthropic/v1/messages", &message).await.status, StatusCode::OK);
     let figures = get(program.admin_address(), "localhost", "/metrics").await;
-    for source in ["source=\"configured\"", "source=\"learned\",model=\"gpt-4o\""] {
+    for source in ["source=\"configured\"", "source=\"learned\",model=\"claude-sonnet-4-5\""] {
         let shown =
-            |line: &str| line.starts_with("cooldown_upstream_room{upstream=\"openai\"") && line.contains(source);
+            |line: &str| line.starts_with("cooldown_upstream_room{upstream=\"anthropic\"") && line.contains(source);
         assert!(figures.text().lines().any(shown), "{source} in\n{}", figures.text());
     }
-    program.line("about what was learned", |line| line.contains("learned a limit") && line.contains("20 requests"));
+    program.line("about what was learned", |line| line.contains("learned a limit") && line.contains("1200 requests"));
 }
