@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures the release binary beside nginx, in one run on this machine: CPU per proxied request, memory at rest and per
-# waiting request, start to first request. Prints a table. Needs Linux with two cores; takes about two minutes.
+# waiting request, start to first request. Prints a table. Needs Linux with two cores; takes about five minutes.
 #
 #   bench/compare/run.sh            everything
 #   ROUNDS=1 SECONDS_EACH=3 bench/compare/run.sh    a quick look
@@ -34,6 +34,7 @@ main() {
     prepare
     start_upstream
     measure_cpu
+    measure_bodies
     measure_memory
     measure_start
     table
@@ -116,10 +117,10 @@ start_nginx() {
     start nginx "$PROXY_CORE" nginx -c "$WORK/nginx.conf"
 }
 
-# start_proxy LIMIT
+# start_proxy LIMIT [CONFIGURATION]
 start_proxy() {
     sed "s/@PORT@/$PROXY_PORT/; s/@UPSTREAM@/$UPSTREAM_PORT/; s#@LIMIT@#$1#; s/@ADMIN@/$ADMIN_PORT/" \
-        "$HERE/proxy.yaml" > "$WORK/proxy.yaml"
+        "$HERE/${2:-proxy.yaml}" > "$WORK/proxy.yaml"
     start proxy "$PROXY_CORE" "$BINARY" --config "$WORK/proxy.yaml"
 }
 
@@ -148,14 +149,15 @@ resident() {
 
 median() { sort -n | awk '{value[NR] = $1} END {print value[int((NR + 1) / 2)]}'; }
 
-# cpu_round NAME PORT: µs of CPU a request, and requests a second.
+# cpu_round NAME PORT [WRK OPTIONS]: µs of CPU a request, and requests a second.
 cpu_round() {
-    local pid=${PIDS[$1]} before after requests
-    taskset -c "$LOAD_CORE" wrk -t 1 -c "$CONNECTIONS" -d 1s "http://127.0.0.1:$2/" > /dev/null
+    local name=$1 url=http://127.0.0.1:$2/ pid=${PIDS[$1]} before after requests
+    shift 2
+    taskset -c "$LOAD_CORE" wrk -t 1 -c "$CONNECTIONS" -d 1s "$@" "$url" > /dev/null
     before=$(ticks "$pid")
-    taskset -c "$LOAD_CORE" wrk -t 1 -c "$CONNECTIONS" -d "${SECONDS_EACH}s" "http://127.0.0.1:$2/" > "$WORK/wrk.txt"
+    taskset -c "$LOAD_CORE" wrk -t 1 -c "$CONNECTIONS" -d "${SECONDS_EACH}s" "$@" "$url" > "$WORK/wrk.txt"
     after=$(ticks "$pid")
-    if grep -q 'Non-2xx' "$WORK/wrk.txt"; then note "$1 answered with errors:"; cat "$WORK/wrk.txt" >&2; return 1; fi
+    if grep -q 'Non-2xx' "$WORK/wrk.txt"; then note "$name answered with errors:"; cat "$WORK/wrk.txt" >&2; return 1; fi
     requests=$(awk '/requests in/ {print $1}' "$WORK/wrk.txt")
     awk -v ticks=$(( after - before )) -v hz="$(getconf CLK_TCK)" -v requests="$requests" -v seconds="$SECONDS_EACH" \
         'BEGIN {printf "%.2f %.0f\n", ticks / hz * 1e6 / requests, requests / seconds}'
@@ -176,6 +178,31 @@ measure_cpu() {
         FIGURES[$name.cpu]=$(cut -d ' ' -f 1 "$WORK/$name.cpu" | median)
         FIGURES[$name.rate]=$(cut -d ' ' -f 2 "$WORK/$name.cpu" | median)
         stop "$name"
+    done
+}
+
+# A JSON body forwarded by both as it is, and by us to where its model is served.
+measure_bodies() {
+    local bytes way round
+    for bytes in 2000 200000; do
+        export BODY_BYTES=$bytes
+        for (( round = 1; round <= ROUNDS; round++ )); do
+            note "bodies of $bytes bytes, round $round of $ROUNDS"
+            for way in nginx proxy models; do
+                case $way in
+                    nginx) start_nginx 1000000r/s "100000 nodelay"; first_answer "$NGINX_PORT"
+                        cpu_round nginx "$NGINX_PORT" -s "$HERE/chat.lua" >> "$WORK/$way.$bytes" ;;
+                    proxy) start_proxy 1000000/s; first_answer "$PROXY_PORT"
+                        cpu_round proxy "$PROXY_PORT" -s "$HERE/chat.lua" >> "$WORK/$way.$bytes" ;;
+                    models) start_proxy 1000000/s models.yaml; sleep 0.5
+                        cpu_round proxy "$PROXY_PORT" -s "$HERE/chat.lua" >> "$WORK/$way.$bytes" ;;
+                esac
+                stop "${way/models/proxy}"
+            done
+        done
+        for way in nginx proxy models; do
+            FIGURES[$way.$bytes]=$(cut -d ' ' -f 1 "$WORK/$way.$bytes" | median)
+        done
     done
 }
 
@@ -247,6 +274,10 @@ table() {
     row "" nginx "cooldown-proxy"
     row "CPU per proxied request, µs" "${FIGURES[nginx.cpu]}" "${FIGURES[proxy.cpu]}"
     row "requests a second on one core" "${FIGURES[nginx.rate]}" "${FIGURES[proxy.rate]}"
+    row "CPU, JSON body of 2 kB forwarded, µs" "${FIGURES[nginx.2000]}" "${FIGURES[proxy.2000]}"
+    row "CPU, JSON body of 2 kB routed by its model, µs" "" "${FIGURES[models.2000]}"
+    row "CPU, JSON body of 200 kB forwarded, µs" "${FIGURES[nginx.200000]}" "${FIGURES[proxy.200000]}"
+    row "CPU, JSON body of 200 kB routed by its model, µs" "" "${FIGURES[models.200000]}"
     row "memory at rest, MB" "${FIGURES[nginx.idle]}" "${FIGURES[proxy.idle]}"
     row "memory per waiting request ($WAITING waiting), kB" "${FIGURES[nginx.waiting]}" "${FIGURES[proxy.waiting]}"
     row "start to first proxied request, ms" "${FIGURES[nginx.start]}" "${FIGURES[proxy.start]}"

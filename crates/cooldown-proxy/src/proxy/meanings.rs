@@ -19,7 +19,10 @@ const AGREED: u8 = 3;
 
 /// What is known of an upstream's limits.
 #[derive(Debug, Default)]
-pub(super) struct Meanings(Mutex<HashMap<(Key, Unit, Option<u64>), Heard, RandomState>>);
+pub(super) struct Meanings(Mutex<HashMap<Name, Heard, RandomState>>);
+
+/// What tells one limit from another: whose it is, what it counts, how much it allows.
+type Name = (Key, Unit, Option<u64>);
 
 /// What was heard of one limit.
 #[derive(Debug, Clone, Copy)]
