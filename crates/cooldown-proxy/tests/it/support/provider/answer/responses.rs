@@ -52,7 +52,9 @@ pub(super) fn error(ask: &Ask, error: StreamError, id: usize) -> Bytes {
         StreamError::Limit => {
             json!({"code": "rate_limit_exceeded", "message": "Rate limit reached. Please try again in 20ms."})
         }
-        StreamError::Capacity => json!({"code": "server_is_overloaded", "message": "The server is currently overloaded."}),
+        StreamError::Capacity => {
+            json!({"code": "server_is_overloaded", "message": "The server is currently overloaded."})
+        }
     };
     event(&json!({"type": "response.failed", "sequence_number": 0, "response": failed}))
 }
