@@ -1,7 +1,7 @@
 //! The mock provider itself, asked without a proxy: what it answers, allows and counts is what other tests stand on.
 
 use std::num::NonZeroU32;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use cooldown_pacer::Unit;
@@ -35,7 +35,7 @@ async fn ask(provider: &LlmProvider, path: &str, body: &Value) -> Answer {
     fetch(provider.address(), post(path, body)).await
 }
 
-/// A chat of 40 bytes, ten tokens, that asks for so many.
+/// A chat of eleven tokens that asks for so many.
 fn chat(output: u32) -> Value {
     let content = format!("{:<34}say {output:02}", "A prompt that is padded with blanks");
     assert_eq!(content.len().div_ceil(4), 11, "{content}");
@@ -135,9 +135,12 @@ async fn embeddings_and_models_are_there() {
     let provider = LlmProvider::start(Behaviour::new(Dialect::OpenAi).bytes_per_token("small", 2.0));
     let embedding = ask(&provider, "/v1/embeddings", &json!({"model": "small", "input": ["four", "four"]})).await;
     assert_eq!(embedding.json()["usage"], json!({"prompt_tokens": 4, "total_tokens": 4}));
+    let bytes = json!({"model": "small", "input": "x", "encoding_format": "base64"});
+    let bytes = ask(&provider, "/v1/embeddings", &bytes).await.json();
+    assert_eq!(bytes["data"][0]["embedding"].as_str().map(str::len), Some(16), "twelve bytes");
     let models = request("mock", "/v1/models?key=sk-query").body(text("")).expect("a valid request");
     assert_eq!(fetch(provider.address(), models).await.json()["object"], "list");
-    assert_eq!(provider.attempts()[1].key, "sk-query");
+    assert_eq!(provider.attempts()[2].key, "sk-query");
 }
 
 #[rstest]
@@ -175,6 +178,44 @@ async fn a_breach_is_refused_counted_and_told_in_the_dialect() {
     let attempts = provider.attempts();
     assert_eq!((attempts[2].outcome, attempts[2].status), (Outcome::Breach, Some(StatusCode::TOO_MANY_REQUESTS)));
     assert_eq!((attempts[3].key.as_str(), attempts[3].body.as_ref()), ("sk-other", chat(1).to_string().as_bytes()));
+}
+
+#[tokio::test]
+async fn keys_are_read_wherever_an_api_has_them_and_attempts_are_written_down() {
+    let behaviour = Behaviour::new(Dialect::Silent)
+        .failing(When::Key("sk-spent"), Failure::InsufficientQuota)
+        .failing(When::UpTo(2), Failure::Unavailable(None));
+    let provider = LlmProvider::start(behaviour);
+    for (field, value) in
+        [("authorization", "Bearer sk-a"), ("x-api-key", "sk-b"), ("api-key", "sk-c"), ("x-goog-api-key", "sk-spent")]
+    {
+        let asked = request("mock", "/v1/models").header(field, value).body(text("")).expect("a valid request");
+        fetch(provider.address(), asked).await;
+    }
+    let attempts = provider.attempts();
+    let seen: Vec<_> = attempts
+        .iter()
+        .map(|attempt| (attempt.key.as_str(), attempt.status.map_or(0, |status| status.as_u16())))
+        .collect();
+    assert_eq!(seen, [("sk-a", 503), ("sk-b", 503), ("sk-c", 200), ("sk-spent", 429)]);
+    assert_eq!((&attempts[2].method, attempts[2].uri.path()), (&Method::GET, "/v1/models"));
+    assert_eq!(attempts[2].headers["api-key"], "sk-c");
+    assert!(attempts.is_sorted_by_key(|attempt| attempt.arrival));
+}
+
+#[tokio::test]
+async fn a_refusal_may_tell_no_wait_and_an_answer_may_take_its_time() {
+    let _timed = timed().await;
+    let behaviour = Behaviour::new(Dialect::Silent).limit(requests(1)).hint(Hint::Nothing);
+    let provider = LlmProvider::start(behaviour.latency(Duration::from_millis(30)));
+    let asked = Instant::now();
+    ask(&provider, CHAT, &chat(1)).await;
+    assert!(asked.elapsed() >= Duration::from_millis(30));
+    let refused = ask(&provider, CHAT, &chat(1)).await;
+    assert_eq!(
+        (refused.status, refused.field("retry-after"), refused.text()),
+        (StatusCode::TOO_MANY_REQUESTS, "", "{\"error\":\"Too many requests\"}")
+    );
 }
 
 #[tokio::test]
@@ -300,6 +341,10 @@ async fn each_dialect_states_the_limit_as_it_stands(
 #[case(Failure::Status(498), ProviderKind::Groq, CHAT, 498, "Limit")]
 #[case(Failure::Status(500), ProviderKind::Gemini, GEMINI, 500, "Fault")]
 #[case(Failure::ErrorInBody, ProviderKind::OpenAi, CHAT, 200, "Limit")]
+#[case(Failure::ErrorInBody, ProviderKind::Anthropic, MESSAGES, 200, "Limit")]
+#[case(Failure::ErrorInBody, ProviderKind::GitHub, "/graphql", 200, "Limit")]
+#[case(Failure::RateLimited(MINUTE), ProviderKind::Anthropic, MESSAGES, 429, "Limit")]
+#[case(Failure::RateLimited(MINUTE), ProviderKind::Gemini, GEMINI, 429, "Limit")]
 #[tokio::test]
 async fn each_failure_means_what_it_says(
     #[case] failure: Failure,

@@ -40,6 +40,8 @@ pub(super) struct Ask {
     pub(super) stream: bool,
     /// Whether usage is asked for in a chat stream.
     pub(super) include_usage: bool,
+    /// Whether embeddings are asked for as the bytes of their numbers.
+    pub(super) base64: bool,
     /// The tool that the answer calls: the first of the request's, until it has told what a tool said.
     pub(super) tool: Option<String>,
 }
@@ -47,9 +49,9 @@ pub(super) struct Ask {
 /// What is wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Invalid {
-    NoSuchPath,
-    NoJson,
-    NoModel,
+    UnknownPath,
+    BrokenJson,
+    MissingModel,
 }
 
 /// Tokens of an answer when the prompt does not choose.
@@ -60,16 +62,17 @@ const LONGEST_OUTPUT: u32 = 100_000;
 impl Ask {
     /// Reads a request.
     pub(super) fn read(behaviour: &Behaviour, head: &Parts, body: &[u8]) -> Result<Self, Invalid> {
-        let api = Api::of(behaviour.dialect, head.uri.path()).ok_or(Invalid::NoSuchPath)?;
+        let api = Api::of(behaviour.dialect, head.uri.path()).ok_or(Invalid::UnknownPath)?;
         let mut ask = Self::without_body(api, key(head));
         if matches!(api, Api::Models | Api::Rest) {
             return Ok(ask);
         }
-        let json: Value = serde_json::from_slice(body).map_err(|_| Invalid::NoJson)?;
-        ask.model = model(head.uri.path(), &json).ok_or(Invalid::NoModel)?;
+        let json: Value = serde_json::from_slice(body).map_err(|_| Invalid::BrokenJson)?;
+        ask.model = model(head.uri.path(), &json).ok_or(Invalid::MissingModel)?;
         let mut prompt = Prompt::default();
         prompt.read("", &json);
         ask.input = behaviour.tokens(&ask.model, prompt.text.len());
+        ask.base64 = json["encoding_format"] == "base64";
         if ask.produces_text() {
             ask.max_output = max_output(&json);
             let wanted = wanted(&prompt.text).unwrap_or(USUAL_OUTPUT);
@@ -93,6 +96,7 @@ impl Ask {
             cut_short: false,
             stream: false,
             include_usage: false,
+            base64: false,
             tool: None,
         }
     }

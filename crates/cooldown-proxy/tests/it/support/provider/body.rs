@@ -104,12 +104,14 @@ impl Body for Paced {
             match this.steps.pop_front() {
                 Some(Step::Wait(delay)) => this.sleep = Some(Box::pin(sleep(delay))),
                 Some(Step::Send(bytes)) => {
-                    if let Some(flight) = &mut this.flight {
+                    if let Some(flight) = this.flight.take() {
                         flight.began();
-                    }
-                    if this.steps.is_empty() {
-                        // Its place is free before the client can know the end.
-                        this.flight.take().map(Flight::land);
+                        if this.steps.is_empty() {
+                            // Its place is free before the client can know the end.
+                            flight.land();
+                        } else {
+                            this.flight = Some(flight);
+                        }
                     }
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }

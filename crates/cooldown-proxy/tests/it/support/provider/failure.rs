@@ -66,70 +66,46 @@ pub(crate) enum StreamError {
     Capacity,
 }
 
-/// The answer of a failure that answers.
-pub(super) fn reply(failure: Failure, ask: &Ask, hint: Hint) -> Reply {
-    let model = &ask.model;
-    match failure {
+/// The answer of a failure that answers; the others begin to, or break the connection.
+pub(super) fn reply(failure: Failure, ask: &Ask, hint: Hint) -> Option<Reply> {
+    let (api, model) = (ask.api, &ask.model);
+    let reply = match failure {
         Failure::RateLimited(wait) => {
-            let reply =
-                openai(429, "requests", Some("rate_limit_exceeded"), "Rate limit reached. Please try again later.");
-            reply.with(hint_fields(hint, wait, false))
+            error(api, 429, "Rate limit reached. Please try again later.").with(hint_fields(hint, wait, false))
         }
         Failure::AzureTokenMinute => azure_token_minute(),
-        Failure::InsufficientQuota => {
-            let text = "You exceeded your current quota, please check your plan and billing details.";
-            openai(429, "insufficient_quota", Some("insufficient_quota"), text)
-        }
-        Failure::SpendLimit => Reply::new(
-            429,
-            json!({"type": "error", "error": {
-                "type": "rate_limit_error",
-                "message": "Spend limit reached",
-                "details": {"error_code": "enforced_spend_limit_reached"},
-            }}),
-        ),
-        Failure::PaymentRequired => error(ask.api, 402, "Insufficient credits. Add more and try again."),
-        Failure::Unauthorized => unauthorized(ask.api),
-        Failure::BadRequest => error(ask.api, 400, "This request asks for something that cannot be."),
+        Failure::InsufficientQuota => insufficient_quota(),
+        Failure::SpendLimit => spend_limit(),
+        Failure::PaymentRequired => error(api, 402, "Insufficient credits. Add more and try again."),
+        Failure::Unauthorized => unauthorized(api),
+        Failure::BadRequest => error(api, 400, "This request asks for something that cannot be."),
         Failure::SecondaryLimit(wait) => github(
             "You have exceeded a secondary rate limit. Please wait a few minutes before you try again.",
             wait.map(seconds),
         ),
         Failure::PrimaryLimit(wait) => primary_limit(wait),
         Failure::QuotaForbidden(wait) => quota_forbidden(wait),
-        Failure::TooLarge => {
-            let text = format!(
-                "Request too large for {model} in organization org-mock on tokens per min (TPM): Limit 30000, \
-                 Requested 45411. The input or output tokens must be reduced in order to run successfully."
-            );
-            openai(429, "tokens", Some("rate_limit_exceeded"), &text)
-        }
-        Failure::TooLarge413 => {
-            let text = format!(
-                "Request too large for model `{model}` in organization `org_mock` service tier `on_demand` on tokens per \
-                 minute (TPM): Limit 8000, Requested 32979, please reduce your message size and try again."
-            );
-            openai(413, "tokens", Some("rate_limit_exceeded"), &text)
-        }
+        Failure::TooLarge => too_large(429, model, "min (TPM): Limit 30000, Requested 45411"),
+        Failure::TooLarge413 => too_large(413, model, "minute (TPM): Limit 8000, Requested 32979"),
         Failure::Unavailable(wait) => {
-            error(ask.api, 503, "The service is temporarily unavailable.").with(wait.map(seconds))
+            error(api, 503, "The service is temporarily unavailable.").with(wait.map(seconds))
         }
-        Failure::Overloaded => error(ask.api, 529, "Overloaded"),
+        Failure::Overloaded => error(api, 529, "Overloaded"),
         Failure::MinuteQuota(delay) => {
-            gemini_quota("GenerateRequestsPerMinutePerProjectPerModel-FreeTier", model, delay)
+            gemini_quota("GenerateRequestsPerMinutePerProjectPerModel-FreeTier", model, 250, delay)
         }
         Failure::DayQuota => {
-            gemini_quota("GenerateRequestsPerDayPerProjectPerModel-FreeTier", model, Duration::from_secs(22))
+            gemini_quota("GenerateRequestsPerDayPerProjectPerModel-FreeTier", model, 250, Duration::from_secs(22))
         }
-        Failure::Status(status) => error(ask.api, status, "Something went wrong."),
-        Failure::ErrorInBody => openai(200, "requests", Some("rate_limit_exceeded"), "Rate limit reached."),
-        // These do not answer at all, or begin to.
+        Failure::Status(status) => error(api, status, "Something went wrong."),
+        Failure::ErrorInBody => in_body(api),
         Failure::StreamError { .. }
         | Failure::Reset
         | Failure::CloseAfter(_)
         | Failure::StallAfter(_)
-        | Failure::NoAnswer => error(ask.api, 500, "Internal error"),
-    }
+        | Failure::NoAnswer => return None,
+    };
+    Some(reply)
 }
 
 /// The key is unknown.
@@ -173,6 +149,7 @@ pub(super) fn error(api: Api, status: u16, message: &str) -> Reply {
         Api::Rest => {
             Reply::new(status, json!({"message": message, "documentation_url": "https://docs.github.com/rest"}))
         }
+        _ if status == 429 => openai(429, "requests", Some("rate_limit_exceeded"), message),
         _ => openai(status, if status < 500 { "invalid_request_error" } else { "server_error" }, None, message),
     }
 }
@@ -182,8 +159,8 @@ pub(super) fn openai(status: u16, kind: &str, code: Option<&str>, message: &str)
     Reply::new(status, json!({"error": {"message": message, "type": kind, "param": null, "code": code}}))
 }
 
-/// A 429 of Gemini's for one of its quotas.
-pub(super) fn gemini_quota(quota: &str, model: &str, delay: Duration) -> Reply {
+/// A 429 of Gemini's for one of its quotas, and how much that allows.
+pub(super) fn gemini_quota(quota: &str, model: &str, allowed: u64, delay: Duration) -> Reply {
     let delay = format!("{}s", delay.as_secs_f64());
     let message = format!("You exceeded your current quota, please check your plan. Please retry in {delay}.");
     Reply::new(
@@ -195,12 +172,42 @@ pub(super) fn gemini_quota(quota: &str, model: &str, delay: Duration) -> Reply {
                     "quotaMetric": "generativelanguage.googleapis.com/generate_content_requests",
                     "quotaId": quota,
                     "quotaDimensions": {"location": "global", "model": model},
-                    "quotaValue": "250",
+                    "quotaValue": allowed.to_string(),
                 }],
             },
             {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay},
         ]}}),
     )
+}
+
+fn insufficient_quota() -> Reply {
+    let text = "You exceeded your current quota, please check your plan and billing details.";
+    openai(429, "insufficient_quota", Some("insufficient_quota"), text)
+}
+
+fn spend_limit() -> Reply {
+    let details = json!({"error_code": "enforced_spend_limit_reached"});
+    let error = json!({"type": "rate_limit_error", "message": "Spend limit reached", "details": details});
+    Reply::new(429, json!({"type": "error", "error": error}))
+}
+
+fn too_large(status: u16, model: &str, limit: &str) -> Reply {
+    let text = format!(
+        "Request too large for {model} in organization org-mock on tokens per {limit}. The input or output tokens must be \
+         reduced in order to run successfully."
+    );
+    openai(status, "tokens", Some("rate_limit_exceeded"), &text)
+}
+
+/// 200, although it is an error; an API without models answers as GraphQL does.
+fn in_body(api: Api) -> Reply {
+    match api {
+        Api::Rest => {
+            let error = json!({"type": "RATE_LIMITED", "message": "API rate limit exceeded"});
+            Reply::new(200, json!({"data": null, "errors": [error]}))
+        }
+        _ => Reply { status: 200, ..error(api, 429, "Rate limit reached.") },
+    }
 }
 
 fn azure_token_minute() -> Reply {

@@ -59,7 +59,7 @@ pub(super) fn over(behaviour: &Behaviour, ask: &Ask, breach: Breach) -> Reply {
             json!({"object": "error", "message": "Rate limit exceeded", "type": "rate_limited", "param": null, "code": "1300"}),
         ),
         Dialect::OpenRouter => openrouter_over(reading),
-        Dialect::Gemini => return gemini_quota(gemini_name(reading), &ask.model, wait),
+        Dialect::Gemini => return gemini_quota(gemini_name(reading), &ask.model, reading.limit, wait),
         Dialect::GitHub => error(ask.api, 403, "API rate limit exceeded for user ID 1."),
         Dialect::Silent => Reply::new(429, json!({"error": "Too many requests"})),
     };

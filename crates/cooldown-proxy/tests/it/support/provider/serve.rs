@@ -137,27 +137,27 @@ impl Provider {
         flight: Flight,
         socket: &Socket,
     ) -> Result<Response<Paced>, Broken> {
+        // Without a stream, an error in it is one in the body.
+        let failure = match failure {
+            Failure::StreamError { .. } if !ask.stream => Failure::ErrorInBody,
+            failure => failure,
+        };
+        if let Some(reply) = failure::reply(failure, ask, self.behaviour.hint) {
+            flight.land();
+            return Ok(self.refuse(index, ask, reply));
+        }
         let cut = match failure {
+            Failure::StreamError { after, error } => (after, Ending::Error(answer::stream_error(ask, error, index))),
+            Failure::CloseAfter(tokens) => (tokens, Ending::Break),
+            Failure::StallAfter(tokens) => (tokens, Ending::Stall),
             Failure::Reset => {
                 socket.set_linger(Some(Duration::ZERO)).map_err(|_| Broken)?;
                 return Err(Broken);
             }
-            Failure::NoAnswer => {
-                // Whoever waits for it leaves, which drops this.
+            _ => {
+                // No answer at all. Whoever waits for it leaves, which drops this.
                 let _held = flight;
                 return pending().await;
-            }
-            Failure::StreamError { after, error } if ask.stream => {
-                (after, Ending::Error(answer::stream_error(ask, error, index)))
-            }
-            Failure::CloseAfter(tokens) => (tokens, Ending::Break),
-            Failure::StallAfter(tokens) => (tokens, Ending::Stall),
-            told => {
-                // Without a stream, an error in it is one in the body.
-                let streamed = matches!(told, Failure::StreamError { .. });
-                let told = if streamed { Failure::ErrorInBody } else { told };
-                flight.land();
-                return Ok(self.refuse(index, ask, failure::reply(told, ask, self.behaviour.hint)));
             }
         };
         Ok(self.complete(index, ask, flight, Some(cut)))
@@ -206,9 +206,9 @@ fn respond(status: StatusCode, media: &'static str, fields: Vec<(String, String)
 
 fn malformed(api: Api, invalid: Invalid) -> Reply {
     match invalid {
-        Invalid::NoSuchPath => failure::error(api, 404, "Invalid URL"),
-        Invalid::NoJson => failure::error(api, 400, "We could not parse the JSON body of your request."),
-        Invalid::NoModel => failure::error(api, 400, "you must provide a model parameter"),
+        Invalid::UnknownPath => failure::error(api, 404, "Invalid URL"),
+        Invalid::BrokenJson => failure::error(api, 400, "We could not parse the JSON body of your request."),
+        Invalid::MissingModel => failure::error(api, 400, "you must provide a model parameter"),
     }
 }
 

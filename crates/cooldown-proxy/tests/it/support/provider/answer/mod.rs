@@ -37,7 +37,7 @@ pub(super) fn whole(ask: &Ask, id: usize) -> Value {
         Api::Embeddings => json!({
             "object": "list",
             "model": ask.model,
-            "data": [{"object": "embedding", "index": 0, "embedding": [0.25, -0.5, 0.75]}],
+            "data": [{"object": "embedding", "index": 0, "embedding": embedding(ask)}],
             "usage": {"prompt_tokens": ask.input, "total_tokens": ask.input},
         }),
         Api::Models => json!({
@@ -66,6 +66,11 @@ pub(super) fn stream_error(ask: &Ask, error: StreamError, id: usize) -> Bytes {
         Api::Gemini => gemini::error(error),
         Api::Chat | Api::Embeddings | Api::Models | Api::Rest => chat::error(error),
     }
+}
+
+/// The same three numbers for every input. SDKs ask for them as the base64 of their bytes.
+fn embedding(ask: &Ask) -> Value {
+    if ask.base64 { json!("AACAPgAAAL8AAEA/") } else { json!([0.25, -0.5, 0.75]) }
 }
 
 /// The text of an answer.
