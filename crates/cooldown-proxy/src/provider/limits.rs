@@ -6,7 +6,7 @@
 use std::hash::BuildHasher;
 use std::time::Duration;
 
-use cooldown_pacer::Unit;
+use cooldown_pacer::{LONGEST_PERIOD, Unit};
 use foldhash::fast::FixedState;
 use http::HeaderMap;
 use http::header::{AGE, RETRY_AFTER};
@@ -99,11 +99,25 @@ impl Reset {
             Self::ToFull(after) | Self::WindowEnd(after) | Self::Unknown(after) => after,
         }
     }
+
+    fn at_most(self, longest: Duration) -> Self {
+        match self {
+            Self::ToFull(after) => Self::ToFull(after.min(longest)),
+            Self::WindowEnd(after) => Self::WindowEnd(after.min(longest)),
+            Self::Unknown(after) => Self::Unknown(after.min(longest)),
+        }
+    }
 }
 
 impl Statement {
     pub(super) const fn new(axis: Unit, scope: Scope) -> Self {
         Self { axis, scope, limit: None, window: None, remaining: None, reset: None }
+    }
+
+    /// The same with a reset that its window allows: nonsense must not close an upstream for weeks.
+    pub(super) fn believable(self) -> Self {
+        let longest = self.window.map_or(LONGEST_PERIOD, reset::believable);
+        Self { reset: self.reset.map(|reset| reset.at_most(longest)), ..self }
     }
 
     /// Whether nothing is left.
@@ -141,6 +155,7 @@ pub fn read_limits(kind: ProviderKind, status: u16, headers: &HeaderMap, receive
     unified::read(headers, now, &mut said.statements);
     shopify::read(headers, &mut said.statements);
     said.statements.truncate(MOST_STATEMENTS);
+    said.statements.iter_mut().for_each(|statement| *statement = statement.believable());
     if status == 429 {
         said.retry_after = said.retry_after.max(empty_until(&said.statements));
     }
