@@ -13,7 +13,7 @@ use http::header::{AGE, RETRY_AFTER};
 use smallvec::SmallVec;
 
 use super::unix_time::UnixTime;
-use super::value::{self, Bare};
+use super::value::{self, Bare, LARGEST_AMOUNT};
 use crate::config::model::ProviderKind;
 
 mod dialect;
@@ -114,10 +114,17 @@ impl Statement {
         Self { axis, scope, limit: None, window: None, remaining: None, reset: None }
     }
 
-    /// The same with a reset that its window allows: nonsense must not close an upstream for weeks.
+    /// The same without amounts that no API allows, and with a reset that its window allows: nonsense must neither open an
+    /// upstream wide nor close it for weeks.
     pub(super) fn believable(self) -> Self {
+        let allowed = |amount: &u64| *amount <= LARGEST_AMOUNT;
         let longest = self.window.map_or(LONGEST_PERIOD, reset::believable);
-        Self { reset: self.reset.map(|reset| reset.at_most(longest)), ..self }
+        Self {
+            limit: self.limit.filter(allowed),
+            remaining: self.remaining.filter(allowed),
+            reset: self.reset.map(|reset| reset.at_most(longest)),
+            ..self
+        }
     }
 
     /// Whether nothing is left.

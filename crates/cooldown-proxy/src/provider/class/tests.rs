@@ -117,6 +117,16 @@ fn no_reset_is_believed_that_its_window_does_not_allow(#[case] kind: ProviderKin
 }
 
 #[test]
+fn no_amount_is_believed_that_no_api_allows() {
+    let body = "(TPM): Limit 9999999999999999, Used 1, Requested 1. Please try again in 5s.";
+    let Class::Limit { stated: Some(stated), wait, .. } = class(OpenAi, 429, "", body) else {
+        panic!("a stated limit")
+    };
+    assert_eq!((stated.limit, stated.remaining), (None, None));
+    assert_eq!(wait, Some(Duration::from_secs(5)));
+}
+
+#[test]
 fn githubs_margin_makes_no_wait_longer_than_the_longest() {
     let fields = "x-ratelimit-remaining: 0\nx-ratelimit-reset: 1826000000";
     assert_eq!(limit(class(GitHub, 403, fields, "")).2, Some(LONGEST_PERIOD.as_secs_f64()));

@@ -104,6 +104,12 @@ fn no_reset_is_believed_that_its_window_does_not_allow(#[case] text: &str, #[cas
 }
 
 #[test]
+fn no_amount_is_believed_that_no_api_allows() {
+    let said = said(Generic, 200, "x-ratelimit-used: 1000000000000000\nx-ratelimit-remaining: 1000000000000000");
+    assert_eq!(about(&said, Requests).limit, None);
+}
+
+#[test]
 fn azures_amounts_are_those_of_a_minute_and_a_reset_of_zero_is_no_time() {
     let said = said(
         Azure,
