@@ -6,8 +6,9 @@ SHELL := bash
 CARGO ?= cargo
 CONFIG ?= config.yaml.example
 SECONDS_SHOWN ?= 20
+SECONDS_EACH ?= 60
 
-.PHONY: help run demo test check build build-all bench setup
+.PHONY: help run demo test check build build-all bench fuzz setup
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,9 @@ build-all: ## Build every target that this machine can build into dist/, and say
 bench: ## Measure: micro benches, then CPU per request beside nginx
 	$(CARGO) bench --locked -p cooldown-bench
 	bench/compare/run.sh
+
+fuzz: ## Fuzz every target for a minute, or for SECONDS_EACH=n; needs nightly Rust and cargo-fuzz
+	@fuzz/run $(SECONDS_EACH)
 
 setup:
 	@.ci/setup

@@ -60,8 +60,17 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Node> {
     }
 }
 
+/// No section is nested deeper than half of this. Each level takes tens of kilobytes of stack while it is read.
+const MOST_DEPTH: usize = 16;
+/// How much aliases may stand for, in parts of the tree: a few lines of them can mean billions.
+const MOST_ALIASED: usize = 100_000;
+
 fn options() -> Options {
     let mut options = Options::default();
+    if let Some(budget) = &mut options.budget {
+        budget.max_depth = MOST_DEPTH;
+    }
+    options.alias_limits.max_total_replayed_events = MOST_ALIASED;
     options.with_snippet = false;
     options.strict_booleans = true;
     // Reported below, all of them at once.
@@ -267,6 +276,29 @@ mod tests {
         let root = read_well("a: &a {p: 1, q: 2}\nb:\n  <<: *a\n  p: 3\n");
         let merged = root.get("b").expect("b");
         assert_eq!((text_of(merged, "p"), text_of(merged, "q")), ("3", "2"));
+    }
+
+    #[test]
+    fn deep_nesting_is_a_fault() {
+        let nested = |open: &str, close: &str| format!("a: {}1{}\n", open.repeat(1000), close.repeat(1000));
+        for text in [nested("{a: ", "}"), nested("[", "]"), nested("- ", ""), "{a: ".repeat(1000)] {
+            let mut report = Report::default();
+            assert!(read(&text, &mut report).is_none());
+            assert_eq!(report.len(), 1);
+        }
+        assert!(read(&format!("a: {}1{}", "[".repeat(12), "]".repeat(12)), &mut Report::default()).is_some());
+    }
+
+    #[test]
+    fn aliases_of_aliases_are_a_fault_when_they_mean_too_much() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..10 {
+            let aliases = [format!("*a{}", level - 1).as_str(); 10].join(", ");
+            text.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+        }
+        let mut report = Report::default();
+        assert!(read(&text, &mut report).is_none());
+        assert_eq!(report.len(), 1);
     }
 
     #[test]

@@ -71,7 +71,8 @@ impl DocumentScanner {
                     }
                     self.depth = self.depth.saturating_sub(1);
                 }
-                b',' if self.depth == self.level => {
+                // In front of the first bracket nothing is a member yet.
+                b',' if self.depth == self.level && self.level > 0 => {
                     self.end_value(&chunk[from..at], wanted, &mut each);
                     self.place = Place::BeforeColon;
                 }
@@ -191,6 +192,13 @@ mod tests {
         let json = br#"[{"usage":1,"c":[{"usage":0}]}, [{"usage":7}], "x", {"usage":2}]"#;
         let expected = [("usage".to_owned(), "1".to_owned()), ("usage".to_owned(), "2".to_owned())];
         assert_eq!(members([&json[..]]), expected);
+    }
+
+    #[test]
+    fn nothing_in_front_of_the_first_bracket_is_a_member() {
+        let nonsense = br#",[}"usage":}1"usage"{{:}"#;
+        assert_eq!(members([&nonsense[..]]), []);
+        assert_eq!(members(nonsense.chunks(1)), []);
     }
 
     #[test]

@@ -59,6 +59,7 @@ impl UsageHider {
     /// What goes on in the place of `chunk`; it may be empty.
     pub fn filter(&mut self, chunk: Bytes) -> Bytes {
         if self.is_untouched(&chunk) {
+            self.scanner.pass_events();
             return chunk;
         }
         let mut out = BytesMut::with_capacity(self.held.len() + chunk.len());
@@ -202,6 +203,16 @@ mod tests {
     fn whole_events_pass_without_a_copy() {
         let chunk = Bytes::from_static(b"data: {\"choices\":[]}\n\n");
         assert_eq!(UsageHider::default().filter(chunk.clone()).as_ptr(), chunk.as_ptr());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_one_at_the_start_of_the_stream_only() {
+        let marked = "\u{feff}data: {\"choices\":[1],\"usage\":null}\n\n";
+        let first = "data: 1\n\n";
+        let stream = format!("{first}{marked}");
+        assert_eq!(filtered(&stream, &[first.len()]), stream);
+        assert_eq!(filtered(&stream, &[stream.len()]), stream);
+        assert_eq!(filtered(marked, &[5]), "\u{feff}data: {\"choices\":[1]}\n\n");
     }
 
     #[test]

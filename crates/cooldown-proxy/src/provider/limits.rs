@@ -6,14 +6,14 @@
 use std::hash::BuildHasher;
 use std::time::Duration;
 
-use cooldown_pacer::Unit;
+use cooldown_pacer::{LONGEST_PERIOD, Unit};
 use foldhash::fast::FixedState;
 use http::HeaderMap;
 use http::header::{AGE, RETRY_AFTER};
 use smallvec::SmallVec;
 
 use super::unix_time::UnixTime;
-use super::value::{self, Bare};
+use super::value::{self, Bare, LARGEST_AMOUNT};
 use crate::config::model::ProviderKind;
 
 mod dialect;
@@ -101,11 +101,32 @@ impl Reset {
             Self::ToFull(after) | Self::WindowEnd(after) | Self::Unknown(after) => after,
         }
     }
+
+    fn at_most(self, longest: Duration) -> Self {
+        match self {
+            Self::ToFull(after) => Self::ToFull(after.min(longest)),
+            Self::WindowEnd(after) => Self::WindowEnd(after.min(longest)),
+            Self::Unknown(after) => Self::Unknown(after.min(longest)),
+        }
+    }
 }
 
 impl Statement {
     pub(super) const fn new(axis: Unit, scope: Scope) -> Self {
         Self { axis, scope, limit: None, window: None, inferred: false, remaining: None, reset: None }
+    }
+
+    /// The same without amounts that no API allows, and with a reset that its window allows: nonsense must neither open an
+    /// upstream wide nor close it for weeks.
+    pub(super) fn believable(self) -> Self {
+        let allowed = |amount: &u64| *amount <= LARGEST_AMOUNT;
+        let longest = self.window.map_or(LONGEST_PERIOD, reset::believable);
+        Self {
+            limit: self.limit.filter(allowed),
+            remaining: self.remaining.filter(allowed),
+            reset: self.reset.map(|reset| reset.at_most(longest)),
+            ..self
+        }
     }
 
     /// Whether nothing is left.
@@ -143,6 +164,7 @@ pub fn read_limits(kind: ProviderKind, status: u16, headers: &HeaderMap, receive
     unified::read(headers, now, &mut said.statements);
     shopify::read(headers, &mut said.statements);
     said.statements.truncate(MOST_STATEMENTS);
+    said.statements.iter_mut().for_each(|statement| *statement = statement.believable());
     if status == 429 {
         said.retry_after = said.retry_after.max(empty_until(&said.statements));
     }

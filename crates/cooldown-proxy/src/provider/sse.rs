@@ -57,6 +57,11 @@ impl SseScanner {
         }
     }
 
+    /// Whole events have passed that were not read, and no part of one before them was.
+    pub(super) fn pass_events(&mut self) {
+        self.lines.started = true;
+    }
+
     /// Hands over the event that the end of the stream cut off, if there is one with data.
     pub fn finish(&mut self, each: impl FnOnce(Block<'_>)) {
         let Self { lines, block } = self;

@@ -8,8 +8,8 @@ use super::unix_time::{ABSURD, UnixTime};
 
 /// Longer values are not read.
 const LONGEST_TEXT: usize = 256;
-/// Larger amounts are nonsense: they are exact in an `f64`, and no API allows as much.
-const LARGEST_AMOUNT: f64 = 1e15;
+/// Larger amounts are nonsense: no API allows as much. All up to here are exact in an `f64`.
+pub(super) const LARGEST_AMOUNT: u64 = 1_000_000_000_000_000;
 /// Bare numbers from here on are seconds since 1970 (2001), and milliseconds from [`EPOCH_MILLIS`] on.
 const EPOCH_SECONDS: f64 = 1e9;
 const EPOCH_MILLIS: f64 = 1e12;
@@ -106,7 +106,7 @@ pub(super) fn span(seconds: f64) -> Option<Told> {
 /// A whole amount out of a number that may carry a fraction, rounded down.
 fn whole(text: &str) -> Option<u64> {
     let number: f64 = text.trim().parse().ok()?;
-    (number != -1.0 && number.abs() <= LARGEST_AMOUNT).then_some(number.max(0.0) as u64)
+    (number != -1.0 && number.abs() <= LARGEST_AMOUNT as f64).then_some(number.max(0.0) as u64)
 }
 
 /// `w=60` or `window=60`, in seconds.
@@ -114,7 +114,7 @@ fn window_parameter(parameter: &str) -> Option<Duration> {
     let (name, seconds) = parameter.split_once('=')?;
     let seconds: f64 = seconds.trim().trim_matches('"').parse().ok()?;
     let named = matches!(name.trim(), "w" | "window");
-    (named && seconds > 0.0).then(|| span(seconds)).flatten().map(|told| told.wait)
+    named.then(|| span(seconds)).flatten().map(|told| told.wait).filter(|window| !window.is_zero())
 }
 
 fn is_rfc3339(text: &str) -> bool {
@@ -247,6 +247,7 @@ mod tests {
     #[case("yes", None)]
     #[case("", None)]
     #[case("5;w=-1", Some((5, None)))]
+    #[case("5;w=1e-308", Some((5, None)))]
     #[case("5;w=1e300", Some((5, None)))]
     fn an_amount_may_carry_its_window(#[case] text: &str, #[case] expected: Option<(u64, Option<u64>)>) {
         let read = read_amount(text).map(|read| (read.amount, read.window.map(|window| window.as_secs())));

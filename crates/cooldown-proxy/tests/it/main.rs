@@ -9,6 +9,7 @@ mod demo;
 mod departures;
 mod faults;
 mod fields;
+mod fuzz_corpus;
 mod hang_ups;
 mod keepalive;
 mod keys;

@@ -1,5 +1,6 @@
 //! The class of real responses, and of bodies that are none.
 
+use cooldown_pacer::LONGEST_PERIOD;
 use cooldown_pacer::Unit::{InputTokens, OutputTokens, Requests, Tokens};
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
@@ -104,6 +105,31 @@ fn a_limit_is_waited_for(
 ) {
     let class = class(kind, status, fields, body);
     assert_eq!(limit(class), expected);
+}
+
+#[rstest]
+#[case(OpenAi, "(TPM): Limit 10, Used 1000, Requested 1.")]
+#[case(Gemini, &gemini("GenerateRequestsPerMinutePerProjectPerModel", "250", "2678400s"))]
+fn no_reset_is_believed_that_its_window_does_not_allow(#[case] kind: ProviderKind, #[case] body: &str) {
+    let Class::Limit { stated: Some(stated), .. } = class(kind, 429, "", body) else { panic!("a stated limit") };
+    assert_eq!(stated.window, Some(Duration::from_secs(60)));
+    assert_eq!(stated.reset.map(Reset::after), Some(Duration::from_secs(600)));
+}
+
+#[test]
+fn no_amount_is_believed_that_no_api_allows() {
+    let body = "(TPM): Limit 9999999999999999, Used 1, Requested 1. Please try again in 5s.";
+    let Class::Limit { stated: Some(stated), wait, .. } = class(OpenAi, 429, "", body) else {
+        panic!("a stated limit")
+    };
+    assert_eq!((stated.limit, stated.remaining), (None, None));
+    assert_eq!(wait, Some(Duration::from_secs(5)));
+}
+
+#[test]
+fn githubs_margin_makes_no_wait_longer_than_the_longest() {
+    let fields = "x-ratelimit-remaining: 0\nx-ratelimit-reset: 1826000000";
+    assert_eq!(limit(class(GitHub, 403, fields, "")).2, Some(LONGEST_PERIOD.as_secs_f64()));
 }
 
 #[rstest]

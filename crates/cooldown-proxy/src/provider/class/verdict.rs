@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cooldown_pacer::Unit;
+use cooldown_pacer::{LONGEST_PERIOD, Unit};
 
 use super::message::{self, Spoken};
 use super::{Case, Class, Scope, google};
@@ -135,7 +135,7 @@ fn limit(case: &Case<'_>, spoken: &Spoken) -> Class {
     let asked = spoken.wait().max(case.body.wait).max(message::wait(&case.body.message));
     let violated = google::worst(&case.body.violations, asked, case.now);
     let stated = violated.or_else(|| spoken.statement(case.usual_scope())).or_else(|| case.exhausted());
-    let stated = stated.map(|said| Statement { window: said.window.or(spoken.window), ..said });
+    let stated = stated.map(|said| Statement { window: said.window.or(spoken.window), ..said }.believable());
     let body = violated.map_or(asked, |violated| violated.reset.map(Reset::after));
     let wait = agreed(body, case.said.retry_after).or_else(|| wait_of_fields(case));
     let axis = spoken.axis.or_else(|| stated.map(|said| said.axis)).or_else(|| named_axis(case));
@@ -145,7 +145,7 @@ fn limit(case: &Case<'_>, spoken: &Spoken) -> Class {
 /// GitHub's primary limits say when they end; its secondary ones are hidden and give a minute at least.
 fn github(case: &Case<'_>) -> Class {
     let stated = case.exhausted().filter(|_| !is_secondary(case));
-    let until_end = stated.and_then(|said| Some(said.reset?.after() + GITHUB_MARGIN));
+    let until_end = stated.and_then(|said| Some((said.reset?.after() + GITHUB_MARGIN).min(LONGEST_PERIOD)));
     let wait = case.said.retry_after.max(until_end).unwrap_or(GITHUB_SECONDARY);
     Class::Limit { axis: Some(Unit::Requests), scope: scope(case, stated.as_ref()), wait: Some(wait), stated }
 }

@@ -12,7 +12,7 @@ use foldhash::fast::FixedState;
 use http::HeaderMap;
 use smallvec::SmallVec;
 
-use super::reset::{believable, infer_window};
+use super::reset::infer_window;
 use super::{ASSUMED_WINDOW, Dialect, MOST_STATEMENTS, Meaning, Reset, Statement};
 use crate::provider::unix_time::UnixTime;
 use crate::provider::value::{Bare, Told, read_amount, read_time};
@@ -189,10 +189,6 @@ impl Draft {
         let known = self.told_window().or_else(|| dialect.window(axis, headers));
         let window = known.or(inferred);
         let inferred = known.is_none() && inferred.is_some();
-        let reset = match (reset, window) {
-            (Some(reset), Some(window)) => Some(reset.at_most(believable(window))),
-            (reset, _) => reset,
-        };
         let scope = if self.subject.words == 0 { dialect.plain_scope(headers) } else { dialect.scope };
         let said = Statement { axis, scope, limit, window, inferred, remaining, reset };
         (limit.is_some() || remaining.is_some() || reset.is_some()).then_some(said)
@@ -216,15 +212,5 @@ impl Draft {
         // Only APIs with windows give both a span and a point in time.
         let meaning = if self.reset_after.is_some() { Meaning::WindowEnd } else { dialect.meaning(told.form) };
         Some(meaning.of(told.wait))
-    }
-}
-
-impl Reset {
-    fn at_most(self, longest: Duration) -> Self {
-        match self {
-            Self::ToFull(after) => Self::ToFull(after.min(longest)),
-            Self::WindowEnd(after) => Self::WindowEnd(after.min(longest)),
-            Self::Unknown(after) => Self::Unknown(after.min(longest)),
-        }
     }
 }

@@ -93,6 +93,22 @@ fn groq_counts_requests_by_the_day_and_tokens_by_the_minute() {
     assert_eq!(amounts(about(&untouched, Requests)), (Some(1000), Some(1000), Some(86_400)));
 }
 
+#[rstest]
+#[case("ratelimit-policy: \"a\";q=5;w=60\nratelimit: \"a\";r=0;t=2678400", 600)]
+#[case("ratelimit: limit=5, remaining=0, reset=2678400\nratelimit-policy: 5;w=86400", 90_000)]
+#[case("x-ratelimit-limit-minute: 5\nx-ratelimit-remaining-minute: 0\nx-ratelimit-reset-minute: 2678400", 600)]
+#[case("ratelimit: limit=5, remaining=0, reset=2678400", 2_678_400)]
+fn no_reset_is_believed_that_its_window_does_not_allow(#[case] text: &str, #[case] longest: u64) {
+    let reset = about(&said(Generic, 429, text), Requests).reset.map(Reset::after);
+    assert_eq!(reset, Some(Duration::from_secs(longest)));
+}
+
+#[test]
+fn no_amount_is_believed_that_no_api_allows() {
+    let said = said(Generic, 200, "x-ratelimit-used: 1000000000000000\nx-ratelimit-remaining: 1000000000000000");
+    assert_eq!(about(&said, Requests).limit, None);
+}
+
 #[test]
 fn azures_amounts_are_those_of_a_minute_and_a_reset_of_zero_is_no_time() {
     let said = said(
