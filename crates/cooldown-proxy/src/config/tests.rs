@@ -76,7 +76,7 @@ default_rate_limit:
     assert_eq!((admin.host.as_str(), admin.port, admin.token.is_none()), ("localhost", 9900, true));
     assert_eq!(config.server.idle_timeout, Duration::from_secs(300));
     assert_eq!(config.queue.max_wait, Duration::from_secs(300));
-    assert_eq!((config.retry.attempts, config.retry.hold_stream), (3, Duration::from_millis(4)));
+    assert_eq!((config.retry.attempts, config.retry.hold_stream), (3, Duration::from_millis(2)));
     assert_eq!(config.queue.keepalive, None);
 }
 
