@@ -4,6 +4,8 @@
 const LONGEST: u64 = 31 * 24 * 3600 * 1_000_000_000;
 /// Without being told, a key closes for this long at first, and twice as long each time that its probe is turned away.
 const FIRST_BACK_OFF: u64 = 50_000_000;
+/// What is told counts, but once a told wait has proved too short, this much of the back-off holds too.
+const LEAST_TOLD: u64 = 1_000_000_000;
 /// And no longer than this.
 const LONGEST_BACK_OFF: u64 = 60_000_000_000;
 
@@ -63,7 +65,10 @@ impl Cooldown {
         let back_off = LONGEST_BACK_OFF.min(first_back_off << self.in_a_row.min(16));
         self.in_a_row = self.in_a_row.saturating_add(1);
         (self.began, self.last_before, self.left_before) = (now, away.granted, away.left);
-        self.until = self.until.max(told.unwrap_or(now.saturating_add(back_off)));
+        // An upstream that keeps saying "at once" and keeps refusing is not asked in a circle.
+        let least = if first { 0 } else { back_off.min(LEAST_TOLD) };
+        let until = told.map_or(now.saturating_add(back_off), |told| told.max(now.saturating_add(least)));
+        self.until = self.until.max(until);
         Closing::New { first }
     }
 
@@ -118,6 +123,19 @@ mod tests {
         assert_eq!(close(&mut cooldown, 14, 5, 8, Some(2 * SECOND)), Closing::Longer { notable: true });
         assert_eq!(cooldown.until(), 2 * SECOND);
         assert_eq!(close(&mut cooldown, 3 * SECOND, 9, 9, None), Closing::New { first: false });
+    }
+
+    #[test]
+    fn an_upstream_that_says_at_once_and_refuses_again_is_asked_less_and_less_often() {
+        let mut cooldown = Cooldown::default();
+        let mut waits = Vec::new();
+        let mut now = 0;
+        for nth in 1..8 {
+            close(&mut cooldown, now, nth, nth, Some(now));
+            waits.push((cooldown.until() - now) / 1_000_000);
+            now = cooldown.until();
+        }
+        assert_eq!(waits, [0, 100, 200, 400, 800, 1000, 1000]);
     }
 
     #[test]

@@ -87,7 +87,24 @@ impl Learned {
             (Some(known), Some(told)) => known.abs_diff(told) <= known / ALIKE,
             _ => true,
         };
-        self.unit == sense.unit && same_period
+        self.unit == sense.unit && (same_period || self.amount().is_some() && self.amount() == sense.amount)
+    }
+
+    fn amount(&self) -> Option<u64> {
+        match self.bucket.as_ref()?.limit() {
+            Limit::Rate(rate) => Some(rate.amount()),
+            Limit::Concurrency(_) => None,
+        }
+    }
+
+    /// The same amount is now said of another period: the first one was a mistake.
+    fn correct_period(&mut self, sense: &Sense) {
+        let is_other = |known: u64, told: u64| known.abs_diff(told) > known / ALIKE;
+        if let Some((known, told)) = self.period.zip(sense.period)
+            && is_other(known, told)
+        {
+            (self.period, self.bucket, self.announced) = (Some(told), None, 0);
+        }
     }
 
     pub(crate) fn counts(&self, unit: Option<Unit>) -> bool {
@@ -104,6 +121,7 @@ impl Learned {
             return None;
         }
         self.nth = answered.nth;
+        self.correct_period(sense);
         self.period = self.period.or(sense.period);
         if let Some((amount, period)) = sense.amount.zip(self.period) {
             self.allow(answered, amount, period, history);

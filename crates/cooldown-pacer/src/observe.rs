@@ -1,7 +1,9 @@
 //! What the upstream's answers change. See ADR 0009.
 
 use crate::ask::{Key, Permit};
+use crate::bucket::Bucket;
 use crate::cooldown::{Closing, TurnedAway};
+use crate::cost::Unit;
 use crate::keys::{KeyIndex, KeyState};
 use crate::learned::{Answered, Sense};
 use crate::observation::{Lesson, Observation, Told};
@@ -19,10 +21,10 @@ impl Pacer {
                 None
             }
             Observation::Refused { key, unit, until } => {
-                self.widen_guards(now, permit);
+                let explained = self.widen_guards(now, permit, unit);
                 self.turn_away(now, permit, key, until, |state, away| {
                     let (waiting, taught) = (state.waiting, state.taught.as_mut());
-                    taught.into_iter().for_each(|taught| taught.cut(now, away, unit, &state.buckets, waiting));
+                    taught.into_iter().for_each(|taught| taught.cut(now, away, unit, explained, waiting));
                 })
             }
             Observation::Closed { key, until } => self.turn_away(now, permit, key, until, |_, _| {}),
@@ -43,12 +45,18 @@ impl Pacer {
         }
     }
 
-    /// A refusal of what configured limits allow is taken for jitter.
-    fn widen_guards(&mut self, now: u64, permit: &Permit) {
+    /// A refusal of what configured limits allow is taken for jitter, whichever key it names. Whether there is such a
+    /// limit.
+    fn widen_guards(&mut self, now: u64, permit: &Permit, unit: Option<Unit>) -> bool {
+        let mut explained = false;
         for &index in &permit.keys {
-            self.keys.get_mut(index).buckets.iter_mut().for_each(|bucket| bucket.refused(now));
+            for bucket in &mut self.keys.get_mut(index).buckets {
+                bucket.refused(now);
+                explained |= matches!(bucket, Bucket::Rate(rate) if unit.is_none_or(|unit| unit == rate.unit()));
+            }
         }
         self.look_again();
+        explained
     }
 
     /// Closes a key, and makes a `cut` if it is the first closing since requests were taken.

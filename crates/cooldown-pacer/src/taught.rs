@@ -210,17 +210,14 @@ impl Taught {
     }
 
     /// A limit of this unit was broken, as the upstream counts, and nothing had been refused since others were taken.
-    pub(crate) fn cut(&mut self, now: u64, away: &TurnedAway, unit: Option<Unit>, configured: &[Bucket], waiting: u32) {
+    /// `explained` says that a configured limit should have prevented it.
+    pub(crate) fn cut(&mut self, now: u64, away: &TurnedAway, unit: Option<Unit>, mut explained: bool, waiting: u32) {
         // It has been counted as lost, but not as one that left before itself.
         let taken = (away.left_before + 1).saturating_sub(self.lost);
         if let Some(search) = &mut self.search {
             search.cut(now, away.at, taken);
             return;
         }
-        let mut explained = configured.iter().any(|bucket| match bucket {
-            Bucket::Rate(rate) => unit.is_none_or(|unit| unit == rate.unit()),
-            Bucket::Slots(_) => false,
-        });
         for learned in self.learned.iter_mut().filter(|learned| learned.counts(unit)) {
             learned.refused(now);
             explained = true;

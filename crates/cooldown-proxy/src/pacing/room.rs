@@ -1,6 +1,6 @@
 //! How much room the limits have that a person could name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use cooldown_pacer::{Key, LimitsId, Room, Source};
@@ -59,7 +59,10 @@ impl Pacing {
                 Some(figure(Scope::Upstream, &list.upstream, &label, &room))
             })
         });
-        configured.chain(learned).collect()
+        let mut told = HashSet::new();
+        let figures = configured.chain(learned);
+        // Keys that a person cannot tell apart are told once.
+        figures.filter(|figure: &RoomFigure| told.insert(RoomFigure { room: 0, ..figure.clone() })).collect()
     }
 
     /// Which upstreams, keys and models are closed, and for how long.
@@ -74,7 +77,10 @@ impl Pacing {
                 Some(CooldownFigure { upstream: list.upstream.clone(), key, model, left })
             })
         });
-        closures.collect()
+        let mut told = HashSet::new();
+        closures
+            .filter(|figure| told.insert((figure.upstream.clone(), figure.key.clone(), figure.model.clone())))
+            .collect()
     }
 
     /// Remembers what a person calls a key.

@@ -53,12 +53,23 @@ pub struct Statement {
     pub limit: Option<u64>,
     /// The window: stated, known of the provider, or inferred; [`ASSUMED_WINDOW`] is meant to stand in for `None`.
     pub window: Option<Duration>,
-    /// Whether the window is inferred from this one response, which one response alone does not prove.
-    pub inferred: bool,
+    /// How certain the window is.
+    pub basis: Basis,
     /// How much of it was left when the response was made, this request already counted.
     pub remaining: Option<u64>,
     /// When there is more.
     pub reset: Option<Reset>,
+}
+
+/// Where a window comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The response states it, or agrees with what is known of the provider.
+    Stated,
+    /// What is known of the provider; too little was used for the response to say anything about it.
+    Assumed,
+    /// It follows from this response's numbers, which one response alone does not prove.
+    Inferred,
 }
 
 /// What a limit is counted for.
@@ -113,7 +124,7 @@ impl Reset {
 
 impl Statement {
     pub(super) const fn new(axis: Unit, scope: Scope) -> Self {
-        Self { axis, scope, limit: None, window: None, inferred: false, remaining: None, reset: None }
+        Self { axis, scope, limit: None, window: None, basis: Basis::Stated, remaining: None, reset: None }
     }
 
     /// The same without amounts that no API allows, and with a reset that its window allows: nonsense must neither open an
@@ -153,6 +164,9 @@ impl Statement {
 /// Reads everything that a response with this `status` says about limits. `received` is when it came, for responses
 /// without a `Date`.
 pub fn read_limits(kind: ProviderKind, status: u16, headers: &HeaderMap, received: UnixTime) -> Said {
+    if !headers.keys().any(|name| may_speak_of_limits(name.as_str())) {
+        return Said::default();
+    }
     let now = UnixTime::of_response(headers, received);
     let dialect = Dialect::of(kind);
     let mut said = Said { statements: SmallVec::new(), retry_after: demanded_wait(status, headers, now) };
@@ -174,6 +188,11 @@ pub fn read_limits(kind: ProviderKind, status: u16, headers: &HeaderMap, receive
 /// What a kind of API counts its limits for where nothing is said.
 pub fn usual_scope(kind: ProviderKind) -> Scope {
     Dialect::of(kind).scope
+}
+
+/// Whether a field of this name is worth a look: most responses have none, and this is asked of each.
+fn may_speak_of_limits(name: &str) -> bool {
+    matches!(name.as_bytes(), [b'a' | b'r' | b'x', ..]) && (name.contains("limit") || name.contains("retry-after"))
 }
 
 /// `retry-after-ms` before `Retry-After` (RFC 9110 §10.2.3), on errors only: elsewhere it speaks of redirects and jobs.

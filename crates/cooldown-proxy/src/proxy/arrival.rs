@@ -178,8 +178,7 @@ impl Arrival {
 
     /// Whether it may be sent once more: another attempt needs the body from its beginning.
     pub(super) fn can_be_sent_again(&self) -> bool {
-        self.upgrade.is_none()
-            && (self.call.as_ref().is_some_and(|call| call.body.is_some()) || self.body.again().is_some())
+        self.upgrade.is_none() && (self.call.as_ref().is_some_and(|call| call.body.is_some()) || self.body.is_kept())
     }
 }
 

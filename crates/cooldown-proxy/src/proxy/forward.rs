@@ -17,7 +17,7 @@ use super::compact;
 use super::error::ProxyError;
 use super::headers;
 use super::journey::{Journey, Verdict};
-use super::judge::{Attempt, judge};
+use super::judge::{Attempt, Judged, judge};
 use super::meter::Meter;
 use super::opening::Opening;
 use super::outgoing::Outgoing;
@@ -60,18 +60,18 @@ pub(super) async fn forward(
     worker: &Rc<Worker>,
     mut arrival: Box<Arrival>,
     record: &mut Record,
-) -> Result<Answer, ProxyError> {
+) -> Result<Box<Answer>, ProxyError> {
     if arrival.call.is_none() && arrival.wants_reading(&worker.site) {
         Box::pin(arrival.read(worker)).await?;
     }
     let mut journey = Journey::begin(worker, &arrival)?;
     loop {
         let leg = journey.ways.choose(&worker.site, &arrival);
-        let verdict = attempt(worker, leg, &mut journey, &mut arrival, record).await?;
+        let verdict = attempt(worker, &leg, &mut journey, &mut arrival, record).await?;
         match verdict {
             Verdict::Pass(answer) => {
                 journey.end();
-                return Ok(finished(worker, &journey, *answer, &mut arrival));
+                return Ok(finished(worker, &journey, answer, &mut arrival));
             }
             Verdict::Again(pause) => {
                 record.retried();
@@ -88,28 +88,30 @@ pub(super) async fn forward(
 /// One attempt on one way.
 async fn attempt(
     worker: &Rc<Worker>,
-    leg: Leg,
+    leg: &Leg,
     journey: &mut Journey,
     arrival: &mut Arrival,
     record: &mut Record,
 ) -> Result<Verdict, ProxyError> {
-    let way = journey.ways.get(leg.way).clone();
-    let (route, pool) = (&worker.site.routes[way.route], worker.pool(way.route));
-    journey.takes(&leg);
+    journey.takes(leg);
+    let (route, pool) = (&worker.site.routes[journey.route()], worker.pool(journey.route()));
     record.takes(route);
-    let mut turn = match pace(pool, &leg, journey, arrival, record).await {
+    let mut turn = match pace(pool, leg, journey, arrival, record).await {
         Ok(turn) => turn,
-        Err(error) => return journey.after_failure(worker, &leg, error, arrival),
+        Err(error) => return journey.after_failure(worker, leg, error, arrival),
     };
-    let outgoing = Outgoing::build(arrival, route, &way, leg.estimate.is_some())?;
+    let outgoing = Outgoing::build(arrival, route, journey.ways.get(leg.way), leg.estimate.is_some())?;
     journey.sent();
     let response = send(&mut turn, pool, outgoing.request, route, record).await;
     let response = match response {
         Ok(response) => response,
-        Err(error) => return journey.after_failure(worker, &leg, error, arrival),
+        Err(error) => return journey.after_failure(worker, leg, error, arrival),
     };
     let attempt = Attempt { leg, turn, response, asked_usage: outgoing.asks_usage };
-    judge(worker, attempt, journey, arrival, record).await
+    Ok(match judge(worker, attempt, journey, arrival, record) {
+        Judged::Now(verdict) => verdict,
+        Judged::Later(judged) => judged.await,
+    })
 }
 
 /// Waits for the request's turn. It is in line at once and has a connection when its turn comes.
@@ -122,9 +124,9 @@ async fn pace(
 ) -> Result<Turn, ProxyError> {
     // The connection first: what counts for the limits is the write, which then follows the permit at once.
     let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
-    match leg.line.admit(leg.ask.clone()) {
+    match leg.line.admit(leg.ask(arrival)) {
         Admission::Go(permit) => {
-            record.waited(Duration::ZERO);
+            record.waited(Duration::ZERO, journey.attempts == 0);
             Ok(Turn { lease, permit, late: false })
         }
         Admission::Refuse(refusal) => Err(ProxyError::Refused(refusal)),
@@ -135,7 +137,7 @@ async fn pace(
             let permit = wait(place, arrival, record).await?;
             let waited = began.elapsed();
             journey.waited += waited;
-            record.waited(waited);
+            record.waited(waited, journey.attempts == 0);
             let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
             Ok(Turn { lease, permit, late: true })
         }
@@ -198,7 +200,7 @@ async fn send(
 }
 
 /// Makes the response's head the client's.
-fn finished(worker: &Worker, journey: &Journey, mut answer: Answer, arrival: &mut Arrival) -> Answer {
+fn finished(worker: &Worker, journey: &Journey, mut answer: Box<Answer>, arrival: &mut Arrival) -> Box<Answer> {
     let route = &worker.site.routes[journey.route()];
     answer.upgrade = arrival.upgrade.take();
     let headers = answer.response.headers_mut();
@@ -218,5 +220,22 @@ fn failure(error: &hyper::Error) -> ProxyError {
         ProxyError::UpstreamProtocol
     } else {
         ProxyError::Broken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function returns, without calling it.
+    fn size_of_answer<F: Future>(_: &dyn Fn(&'static Rc<Worker>, Box<Arrival>, &'static mut Record) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_waits_is_small() {
+        // Thousands may wait, each with this and with its arrival.
+        assert!(size_of_answer(&forward) <= 1600, "{} bytes", size_of_answer(&forward));
+        assert!(size_of::<Arrival>() <= 512, "{} bytes", size_of::<Arrival>());
     }
 }

@@ -1,5 +1,7 @@
 //! What an upstream's answer means: for the limits, for the one who waits for it, and for all others.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +10,6 @@ use http::{Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::arrival::Arrival;
-use super::error::ProxyError;
 use super::forward::{Answer, Turn};
 use super::journey::{Journey, Verdict};
 use super::meter::Meter;
@@ -24,85 +25,92 @@ use crate::provider::{
 };
 
 /// An attempt whose response head has come.
-pub(super) struct Attempt {
-    pub leg: Leg,
+pub(super) struct Attempt<'a> {
+    pub leg: &'a Leg,
     pub turn: Turn,
     pub response: Response<Incoming>,
     /// Whether we asked for usage that the client has not asked for.
     pub asked_usage: bool,
 }
 
+/// What is to be done with a response.
+pub(super) enum Judged<'a> {
+    /// Its head said enough.
+    Now(Verdict),
+    /// Its body must be read first. Boxed, since few are, and everybody who waits would carry the room for it.
+    Later(Pin<Box<dyn Future<Output = Verdict> + 'a>>),
+}
+
 /// Hears what a response says about limits, and decides what is done with it.
-pub(super) async fn judge(
-    worker: &Rc<Worker>,
-    mut attempt: Attempt,
-    journey: &mut Journey,
-    arrival: &Arrival,
-    record: &mut Record,
-) -> Result<Verdict, ProxyError> {
+pub(super) fn judge<'a>(
+    worker: &'a Rc<Worker>,
+    mut attempt: Attempt<'a>,
+    journey: &'a mut Journey,
+    arrival: &'a Arrival,
+    record: &'a Record,
+) -> Judged<'a> {
     let route = &worker.site.routes[journey.route()];
     let status = attempt.response.status();
     let received = now();
     let said = read_limits(route.kind, status.as_u16(), attempt.response.headers(), received);
     attempt.hear(worker, journey, &said, arrival);
     if is_worth_reading(route, status, &said) {
-        return Box::pin(turned_away(worker, attempt, journey, arrival, record, received)).await;
+        return Judged::Later(Box::pin(turned_away(worker, attempt, journey, arrival, record, received)));
     }
-    let meter = attempt.meter(worker, journey, arrival);
-    if let Some(meter) = meter {
-        return Box::pin(metered(worker, attempt, meter, journey, arrival, record)).await;
+    match attempt.meter(worker, journey, arrival) {
+        Some(meter) if meter.is_stream() => {
+            Judged::Later(Box::pin(streamed(worker, attempt, meter, journey, arrival, record)))
+        }
+        meter => {
+            attempt.turn.permit.observe(Observation::Accepted);
+            Judged::Now(attempt.pass(Opening::default(), meter))
+        }
     }
-    attempt.turn.permit.observe(Observation::Accepted);
-    Ok(attempt.pass(Opening::default(), None))
 }
 
 /// An error: reads what its body says, and tries again what can be.
 async fn turned_away(
     worker: &Rc<Worker>,
-    mut attempt: Attempt,
+    mut attempt: Attempt<'_>,
     journey: &mut Journey,
     arrival: &Arrival,
-    record: &mut Record,
+    record: &Record,
     received: UnixTime,
-) -> Result<Verdict, ProxyError> {
+) -> Verdict {
     let route = &worker.site.routes[journey.route()];
     let opening = Opening::of_error(&mut attempt.turn.lease, attempt.response.body_mut()).await;
     let (status, headers) = (attempt.response.status(), attempt.response.headers());
     let body = crate::provider::decoded(headers, &opening.data());
     let class = classify(route.kind, status.as_u16(), headers, Some(&body), received);
-    if let Some(pause) = attempt.answer_to(worker, &class, journey, arrival, record) {
-        return Ok(attempt.again(pause));
+    match attempt.answer_to(worker, &class, journey, arrival, record) {
+        Some(pause) => attempt.again(pause),
+        None => attempt.pass(opening, None),
     }
-    Ok(attempt.pass(opening, None))
 }
 
-/// A response that tells its usage. If it is a stream, it is held back until its first token, which may be an error.
-async fn metered(
+/// A stream that tells its usage. It is held back until its first token, which may be an error.
+async fn streamed(
     worker: &Rc<Worker>,
-    mut attempt: Attempt,
+    mut attempt: Attempt<'_>,
     mut meter: Box<Meter>,
     journey: &mut Journey,
     arrival: &Arrival,
-    record: &mut Record,
-) -> Result<Verdict, ProxyError> {
-    let kind = worker.site.routes[journey.route()].kind;
-    if !meter.is_stream() {
-        attempt.turn.permit.observe(Observation::Accepted);
-        return Ok(attempt.pass(Opening::default(), Some(meter)));
-    }
+    record: &Record,
+) -> Verdict {
     let (lease, body) = (&mut attempt.turn.lease, attempt.response.body_mut());
     let opening = Opening::of_stream(lease, body, &mut meter, worker.site.retry.hold_stream).await;
+    let kind = worker.site.routes[journey.route()].kind;
     let class = match meter.first_event() {
         Some(FirstEvent::Error(error)) => classify_stream_error(kind, error, now()),
         _ => Class::Fine,
     };
-    if let Some(pause) = attempt.answer_to(worker, &class, journey, arrival, record) {
-        return Ok(attempt.again(pause));
+    match attempt.answer_to(worker, &class, journey, arrival, record) {
+        Some(pause) => attempt.again(pause),
+        None => attempt.pass(opening, Some(meter)),
     }
-    Ok(attempt.pass(opening, Some(meter)))
 }
 
-impl Attempt {
+impl Attempt<'_> {
     /// Tells the pacer what the response states about limits.
     fn hear(&mut self, worker: &Worker, journey: &Journey, said: &Said, arrival: &Arrival) {
         let (site, path) = (&worker.site, arrival.head.uri.path());
@@ -204,7 +212,7 @@ impl Attempt {
                 record.turned_away(if matches!(class, Class::Money) { "money" } else { "credentials" });
                 let way = journey.ways.get(self.leg.way);
                 route.rest(way.key, worker.site.pacing.clock().now());
-                (can_be_sent_again && journey.give_up(&self.leg)).then_some(Duration::ZERO)
+                (can_be_sent_again && journey.give_up(self.leg)).then_some(Duration::ZERO)
             }
             Class::Impossible { .. } => {
                 record.turned_away("impossible");

@@ -31,7 +31,7 @@ type Story = Pin<Box<dyn Future<Output = Ending>>>;
 
 /// What became of a request.
 struct Ending {
-    answer: Result<Answer, ProxyError>,
+    answer: Result<Box<Answer>, ProxyError>,
     record: Record,
     in_flight: InFlight,
 }

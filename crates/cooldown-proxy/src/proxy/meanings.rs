@@ -7,7 +7,7 @@ use cooldown_pacer::{Instant, Key, Refill, Told, Unit};
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
-use crate::provider::{Meaning, Reset, Statement, tell_apart};
+use crate::provider::{Basis, Meaning, Reset, Statement, tell_apart};
 
 /// More limits than this are not compared: what they say is taken as it is.
 const MOST: usize = 1000;
@@ -51,7 +51,7 @@ impl Meanings {
     /// after which there is more.
     pub(super) fn told(&self, key: Key, said: &Statement, now: Instant) -> Option<Told> {
         let (votes, believed) = self.compare(key, said, now);
-        let period = said.window.filter(|_| !said.inferred).or(believed);
+        let period = said.window.filter(|_| said.basis == Basis::Stated).or(believed);
         if period.is_none() && said.reset.is_none() {
             return None;
         }
@@ -84,10 +84,14 @@ impl Meanings {
 impl Window {
     fn hear(&mut self, said: &Statement) {
         let used = said.limit.zip(said.remaining).map(|(limit, left)| limit.saturating_sub(left));
-        if used.is_none_or(|used| used == 0) {
+        if said.basis == Basis::Assumed || used.is_none_or(|used| used == 0) {
             return;
         }
-        let window = said.window.filter(|_| said.inferred);
+        if said.basis == Basis::Stated && said.window.is_some() {
+            self.believed = said.window;
+            return;
+        }
+        let window = said.window.filter(|_| said.basis == Basis::Inferred);
         if window != self.likely {
             *self = Self { likely: window, agreed: 1, used, amounts: 1, believed: self.believed };
         } else {
@@ -133,7 +137,7 @@ mod tests {
             scope: Scope::Model,
             limit: Some(20),
             window: window.map(Duration::from_millis),
-            inferred: window.is_some(),
+            basis: Basis::Inferred,
             remaining: Some(left),
             reset: Some(Reset::ToFull(Duration::from_millis(after))),
         }

@@ -13,7 +13,9 @@ use crate::provider::{FirstEvent, LONGEST_BODY};
 use crate::upstream::Lease;
 
 /// How long the body of an error may take: it is short, and the client waits for it.
-const ERROR_TIMEOUT: Duration = Duration::from_millis(500);
+const ERROR_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the first byte of a stream may take before its head is passed on without it.
+const FIRST_BYTE: Duration = Duration::from_secs(60);
 /// The most that is held back of the beginning of a stream, in bytes.
 const LONGEST_HELD: usize = 64 << 10;
 
@@ -43,19 +45,17 @@ impl Opening {
     /// Reads a stream up to its first token or error, but no further than `hold` after its first byte.
     pub(super) async fn of_stream(lease: &mut Lease, body: &mut Incoming, meter: &mut Meter, hold: Duration) -> Self {
         let mut opening = Self::default();
-        let mut deadline = None;
+        let (mut deadline, mut begun) = (Instant::now() + FIRST_BYTE, false);
         while opening.bytes < LONGEST_HELD && !body.is_end_stream() {
-            let frame = match deadline {
-                None => Ok(next(lease, body).await),
-                Some(deadline) => timeout_at(deadline, next(lease, body)).await,
-            };
-            let Ok(frame) = frame else { break };
+            let Ok(frame) = timeout_at(deadline, next(lease, body)).await else { break };
             let Some(data) = opening.keep(frame) else { break };
             meter.read(&data);
             if matches!(meter.first_event(), Some(FirstEvent::Token | FirstEvent::Error(_))) {
                 break;
             }
-            deadline.get_or_insert_with(|| Instant::now() + hold);
+            if !std::mem::replace(&mut begun, true) {
+                deadline = Instant::now() + hold;
+            }
         }
         opening
     }

@@ -54,10 +54,12 @@ impl Record {
         [&self.route, &self.domain].map(|figures| figures.as_ref().map(RouteMetrics::waiting))
     }
 
-    /// It may leave after this time in line; zero if it left at once.
-    pub(super) fn waited(&mut self, wait: Duration) {
+    /// It may leave after this time in line; zero if it left at once. Figures tell the wait for the first attempt.
+    pub(super) fn waited(&mut self, wait: Duration, first: bool) {
         self.line.waited(wait);
-        self.each(|figures| figures.waited(wait));
+        if first {
+            self.each(|figures| figures.waited(wait));
+        }
     }
 
     /// It is sent to the upstream.

@@ -91,6 +91,14 @@ impl RequestBody {
         }
     }
 
+    /// Whether another attempt could send it from its beginning. Changes nothing: the present one may still be sending.
+    pub(super) fn is_kept(&self) -> bool {
+        match self {
+            Self::Passing(passing) => !passing.0.borrow().lost,
+            Self::Empty | Self::Whole(_) => true,
+        }
+    }
+
     /// Whether an attempt has sent it to its end, as far as that is known.
     pub(super) fn was_sent(&self) -> bool {
         match self {

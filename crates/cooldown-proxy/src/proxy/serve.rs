@@ -86,7 +86,7 @@ fn begin_record(worker: &Worker, request: &Request<Incoming>) -> Record {
 /// The response to a request that its upstream answered.
 pub(super) fn relay(
     worker: &Rc<Worker>,
-    answer: Answer,
+    answer: Box<Answer>,
     record: Record,
     in_flight: InFlight,
     speech: Speech,
@@ -98,7 +98,7 @@ pub(super) fn relay(
         };
     }
     let idle_timeout = worker.site.idle_timeout;
-    let Answer { response, lease, permit, opening, meter, .. } = answer;
+    let Answer { response, lease, permit, opening, meter, .. } = *answer;
     let holding = Holding { opening, lease, meter, permit, record, in_flight };
     response.map(|incoming| ResponseBody::Relayed(Box::new(Relayed::new(incoming, holding, idle_timeout))))
 }

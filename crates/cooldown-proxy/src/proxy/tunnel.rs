@@ -20,11 +20,11 @@ use crate::upstream::Stream;
 /// # Errors
 /// When the upstream switched although nobody asked for it.
 pub(super) fn switch(
-    answer: Answer,
+    answer: Box<Answer>,
     record: Record,
     in_flight: InFlight,
 ) -> Result<Response<ResponseBody>, (ProxyError, Record)> {
-    let Answer { response, lease, permit, upgrade, protocol, .. } = answer;
+    let Answer { response, lease, permit, upgrade, protocol, .. } = *answer;
     let (Some(upgrade), Some(connection)) = (upgrade, lease.keep()) else {
         return Err((ProxyError::UpstreamProtocol, record));
     };

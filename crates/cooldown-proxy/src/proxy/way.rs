@@ -44,7 +44,7 @@ pub(super) struct Leg {
     pub way: usize,
     pub line: Arc<Line>,
     pub keys: Keys,
-    pub ask: Ask,
+    cost: Cost,
     /// The tokens that it will probably take, where they count.
     pub estimate: Option<Estimate>,
 }
@@ -97,7 +97,7 @@ impl Ways {
             return self.leg(site, arrival, 0);
         }
         let legs: SmallVec<[Leg; 2]> = self.usable(site, arrival);
-        let first = legs.into_iter().map(|leg| (leg.line.foresee(&leg.ask), leg.way != self.preferred, leg));
+        let first = legs.into_iter().map(|leg| (leg.line.foresee(&leg.ask(arrival)), leg.way != self.preferred, leg));
         let first = first.min_by_key(|(wait, apart, leg)| (*wait, *apart, leg.way));
         first.map_or_else(|| self.leg(site, arrival, 0), |(.., leg)| leg)
     }
@@ -134,16 +134,23 @@ impl Ways {
         };
         let keys = site.pacing.keys(index, by, model, arrival.head.uri.path(), &arrival.common);
         let estimate = estimate(route, arrival, model);
-        let ask = Ask {
-            keys: keys.all().into(),
+        let cost = estimate.map_or(Cost::ONE_REQUEST, |estimate| route.reserved(&estimate));
+        Leg { way, line: Arc::clone(site.pacing.line(index)), keys, cost, estimate }
+    }
+}
+
+impl Leg {
+    /// What its line is asked.
+    pub(super) fn ask(&self, arrival: &Arrival) -> Ask {
+        Ask {
+            keys: self.keys.all().into(),
             flow: arrival.caller.flow,
             weight: arrival.caller.weight,
             urgency: arrival.urgency,
-            cost: estimate.map_or(Cost::ONE_REQUEST, |estimate| route.reserved(&estimate)),
+            cost: self.cost,
             latest: Some(arrival.latest),
             since: arrival.returns.then_some(arrival.since),
-        };
-        Leg { way, line: Arc::clone(site.pacing.line(index)), keys, ask, estimate }
+        }
     }
 }
 

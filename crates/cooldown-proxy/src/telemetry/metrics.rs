@@ -61,7 +61,7 @@ pub struct CooldownFigure {
 }
 
 /// How much one limit allows now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RoomFigure {
     /// What the limit belongs to.
     pub scope: Scope,

@@ -80,20 +80,19 @@ async fn a_limit_that_is_told_nowhere_is_found() {
 async fn what_was_learned_shows_in_the_figures() {
     use crate::support::{Binary, ask, get};
     let limit = Allowance::new(Unit::Requests, 1200, Duration::from_secs(60));
-    let upstream = LlmProvider::start(Behaviour::new(Dialect::Anthropic).limit(limit));
+    let upstream = LlmProvider::start(Behaviour::new(Dialect::Mistral).limit(limit));
     let config = format!(
         "server: {{host: 127.0.0.1, port: 0}}\nadmin: {{host: 127.0.0.1, port: 0}}\n\
-         providers:\n  anthropic: {{endpoint: \"{}\", api_key: sk-1, limits: {{requests: 100/s}}}}\n",
+         providers:\n  mistral: {{endpoint: \"{}\", api_key: sk-1, limits: {{requests: 100/s}}}}\n",
         upstream.url()
     );
     let program = Binary::serve(&config);
-    let mut message = chat("claude-sonnet-4-5", "hello");
-    message["max_tokens"] = serde_json::json!(9);
-    assert_eq!(ask(program.address(), "/anthropic/v1/messages", &message).await.status, StatusCode::OK);
+    let message = chat("mistral-small", "hello");
+    assert_eq!(ask(program.address(), "/mistral/v1/chat/completions", &message).await.status, StatusCode::OK);
     let figures = get(program.admin_address(), "localhost", "/metrics").await;
-    for source in ["source=\"configured\"", "source=\"learned\",model=\"claude-sonnet-4-5\""] {
+    for source in ["source=\"configured\"", "source=\"learned\",model=\"mistral-small\""] {
         let shown =
-            |line: &str| line.starts_with("cooldown_upstream_room{upstream=\"anthropic\"") && line.contains(source);
+            |line: &str| line.starts_with("cooldown_upstream_room{upstream=\"mistral\"") && line.contains(source);
         assert!(figures.text().lines().any(shown), "{source} in\n{}", figures.text());
     }
     program.line("about what was learned", |line| line.contains("learned a limit") && line.contains("1200 requests"));

@@ -51,7 +51,7 @@ def calls(base):
         "stopped_by": called.stop_reason,
         "broken_stream": failure(lambda: list(message("claude-broken", stream=True))),
         "bad_request": failure(lambda: message("claude-bad")),
-        "no_route": failure(lambda: message(client=lost)),
+        "no_route": failure(lambda: message("nobody-1", client=lost)),
         "unauthorized": failure(lambda: message("claude-denied")),
     }
 

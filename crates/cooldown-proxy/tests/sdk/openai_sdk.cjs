@@ -58,7 +58,7 @@ async function calls() {
     models: (await all(client.models.list())).map((model) => model.id),
     broken_stream: await failure(() => all(chat({ model: "gpt-broken", stream: true }))),
     bad_request: await failure(() => chat({ model: "gpt-bad" })),
-    no_route: await failure(() => chat({}, { via: connect("nowhere") })),
+    no_route: await failure(() => chat({ model: "nobody-1" }, { via: connect("nowhere") })),
     unauthorized: await failure(() => chat({ model: "gpt-denied" })),
   };
 }

@@ -53,7 +53,7 @@ def calls(base):
         "models": [model.id for model in client.models.list()],
         "broken_stream": failure(lambda: list(chat("gpt-broken", stream=True))),
         "bad_request": failure(lambda: chat("gpt-bad")),
-        "no_route": failure(lambda: chat(client=lost)),
+        "no_route": failure(lambda: chat("nobody-1", client=lost)),
         "unauthorized": failure(lambda: chat("gpt-denied")),
     }
 

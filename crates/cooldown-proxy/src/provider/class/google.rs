@@ -6,7 +6,7 @@ use cooldown_pacer::Unit;
 use serde_json::Value;
 
 use super::Scope;
-use crate::provider::limits::{Reset, Statement};
+use crate::provider::limits::{Basis, Reset, Statement};
 use crate::provider::unix_time::UnixTime;
 
 /// One member of `google.rpc.QuotaFailure.violations`.
@@ -53,7 +53,7 @@ impl Violation {
             scope: if self.quota.contains("PerModel") { Scope::Model } else { Scope::Key },
             limit: self.limit.filter(|limit| *limit > 0),
             window: day.or(minute),
-            inferred: false,
+            basis: Basis::Stated,
             remaining: Some(0),
             reset: wait.map(Reset::WindowEnd),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cooldown_pacer::Unit;
 
-use crate::provider::limits::{Reset, Scope, Statement};
+use crate::provider::limits::{Basis, Reset, Scope, Statement};
 use crate::provider::value::{go_duration, span};
 
 /// `Limit 200000, Used 199821, Requested 2295`, with `on tokens per min (TPM)` before it.
@@ -41,7 +41,7 @@ impl Spoken {
             scope,
             limit: Some(limit),
             window: self.window,
-            inferred: false,
+            basis: Basis::Stated,
             remaining: used.map(|used| limit.saturating_sub(used)),
             reset: used.zip(self.window).map(|(used, window)| Reset::ToFull(portion(window, used, limit))),
         })

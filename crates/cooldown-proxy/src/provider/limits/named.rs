@@ -12,8 +12,8 @@ use foldhash::fast::FixedState;
 use http::HeaderMap;
 use smallvec::SmallVec;
 
-use super::reset::infer_window;
-use super::{ASSUMED_WINDOW, Dialect, MOST_STATEMENTS, Meaning, Reset, Statement};
+use super::reset::likely_window;
+use super::{ASSUMED_WINDOW, Basis, Dialect, MOST_STATEMENTS, Meaning, Reset, Statement};
 use crate::provider::unix_time::UnixTime;
 use crate::provider::value::{Bare, Told, read_amount, read_time};
 
@@ -182,15 +182,15 @@ impl Draft {
         let remaining = self.remaining.or_else(|| Some(limit?.saturating_sub(self.used?)));
         let remaining = remaining.map(|remaining| limit.map_or(remaining, |limit| remaining.min(limit)));
         let reset = self.told_reset(dialect, status, remaining);
-        let inferred = match (limit, remaining, reset) {
-            (Some(limit), Some(remaining), Some(Reset::ToFull(full))) => infer_window(limit, remaining, full),
-            _ => None,
+        let (window, basis) = match (self.told_window(), dialect.window(axis, headers), limit, remaining, reset) {
+            (Some(told), ..) => (Some(told), Basis::Stated),
+            (None, known, Some(limit), Some(remaining), Some(Reset::ToFull(full))) => {
+                likely_window(known, limit, remaining, full)
+            }
+            (None, known, ..) => (known, Basis::Stated),
         };
-        let known = self.told_window().or_else(|| dialect.window(axis, headers));
-        let window = known.or(inferred);
-        let inferred = known.is_none() && inferred.is_some();
         let scope = if self.subject.words == 0 { dialect.plain_scope(headers) } else { dialect.scope };
-        let said = Statement { axis, scope, limit, window, inferred, remaining, reset };
+        let said = Statement { axis, scope, limit, window, basis, remaining, reset };
         (limit.is_some() || remaining.is_some() || reset.is_some()).then_some(said)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Reset, Statement};
+use super::{Basis, Reset, Statement};
 
 /// What a reset means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,27 @@ pub(super) fn infer_window(limit: u64, remaining: u64, to_full: Duration) -> Opt
     let window = limit as f64 * to_full.as_secs_f64() / used as f64;
     let near = |known: &f64| window / known < WINDOW_TOLERANCE && known / window < WINDOW_TOLERANCE;
     KNOWN_WINDOWS.into_iter().find(near).map(Duration::from_secs_f64)
+}
+
+/// The window of a bucket that is full again after `to_full`, where `known` is said of all limits of its kind: that, unless
+/// much is used and the time to a full bucket speaks against it.
+pub(super) fn likely_window(
+    known: Option<Duration>,
+    limit: u64,
+    remaining: u64,
+    to_full: Duration,
+) -> (Option<Duration>, Basis) {
+    let used = limit.saturating_sub(remaining);
+    let Some(window) = known else { return (infer_window(limit, remaining, to_full), Basis::Inferred) };
+    if used.saturating_mul(2) < limit {
+        return (known, Basis::Assumed);
+    }
+    let expected = window.mul_f64(used as f64 / limit.max(1) as f64);
+    if to_full.saturating_mul(3) >= expected {
+        (known, Basis::Stated)
+    } else {
+        (infer_window(limit, remaining, to_full), Basis::Inferred)
+    }
 }
 
 /// The longest that a reset of this window is believed: ten times a short one, an hour more than a long one.
