@@ -16,7 +16,7 @@ const RETURN: f64 = 10.0 * SECOND as f64;
 /// upstream refused, which errs on the high side: this part of the way up.
 const HOPE: f64 = 0.25;
 /// What lies beyond is tried this much slower.
-const CAUTION: f64 = 2.0;
+const CAUTION: f64 = 1.5;
 /// As many may leave at once after a pause.
 const BURST: u64 = 2;
 /// Never slower than one request in this time.

@@ -108,7 +108,7 @@ fn slow_limits_are_found_as_well() {
             upstream.run_until(to + 2 * SECOND);
             let (used, refused) = (upstream.used(from, to, 1200.0), upstream.refused(from, to));
             assert!(used >= 0.8, "{counting:?} {telling:?}: {used} used");
-            assert!(refused <= 0.07, "{counting:?} {telling:?}: {refused} refused");
+            assert!(refused <= 0.08, "{counting:?} {telling:?}: {refused} refused");
         }
     }
 }
@@ -288,10 +288,11 @@ fn what_was_learned_is_forgotten_when_it_is_not_told_again() {
     assert_eq!(learned(&pacer, 11 * MINUTE, key), None);
     assert_eq!(pacer.keys_in_use(at(11 * MINUTE)), 0);
 }
+
 #[test]
 fn models_that_think_for_long_are_learned_as_well() {
     for thinking in [3 * SECOND, 20 * SECOND] {
-        for (telling, least) in [(Telling::Limits, 0.99), (Telling::Waits, 0.88), (Telling::Nothing, 0.93)] {
+        for (telling, least) in [(Telling::Limits, 0.99), (Telling::Waits, 0.87), (Telling::Nothing, 0.93)] {
             let mut upstream = Loop::new(sliding(20, 1), telling, Teaching::Cautious).with_thinking(thinking);
             upstream = upstream.with_clients(30, 40);
             upstream.run_until(390 * SECOND);

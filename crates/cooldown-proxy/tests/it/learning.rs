@@ -71,7 +71,7 @@ async fn a_limit_that_is_told_is_kept_and_used(#[case] counting: Counting) {
 async fn a_limit_that_is_told_nowhere_is_found() {
     let _timed = timed().await;
     let behaviour = Behaviour::new(Dialect::Silent).hint(Hint::Nothing).limit(twenty_a_second(Counting::SlidingWindow));
-    let met = crowd(behaviour, 10 * SECOND, 30 * SECOND).await;
+    let met = crowd(behaviour, 15 * SECOND, 40 * SECOND).await;
     assert_eq!(met.errors, 0, "{met:?}");
     assert!(met.refused < 0.05 && met.used >= 0.80, "{met:?}");
 }
