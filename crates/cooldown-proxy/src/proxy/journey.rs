@@ -75,15 +75,6 @@ impl Journey {
         self.failures < self.worker.site.retry.attempts && self.worker.site.routes[self.route].retry_budget.spend()
     }
 
-    /// Gives up the way of a leg; whether there is another one.
-    pub(super) fn give_up(&mut self, leg: &Leg) -> bool {
-        self.ways.turned_away = true;
-        self.ways.get_mut(leg.way).gone = true;
-        let is_any_left = self.ways.is_any_left();
-        self.ways.get_mut(leg.way).gone = is_any_left;
-        is_any_left
-    }
-
     /// What follows on an upstream that cannot be reached: another way, or another try. Any other error is final.
     pub(super) fn after_failure(
         &mut self,
@@ -101,7 +92,7 @@ impl Journey {
             return Err(error);
         }
         tracing::debug!(%error, "an upstream cannot be reached; the request is tried again");
-        if self.give_up(leg) {
+        if self.ways.give_up(leg.way) {
             return Ok(Verdict::Again(Duration::ZERO));
         }
         self.pause(arrival).map(Verdict::Again).ok_or(error)

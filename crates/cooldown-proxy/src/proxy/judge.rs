@@ -212,7 +212,7 @@ impl Attempt<'_> {
                 record.turned_away(if matches!(class, Class::Money) { "money" } else { "credentials" });
                 let way = journey.ways.get(self.leg.way);
                 route.rest(way.key, worker.site.pacing.clock().now());
-                (can_be_sent_again && journey.give_up(self.leg)).then_some(Duration::ZERO)
+                (can_be_sent_again && journey.ways.give_up(self.leg.way)).then_some(Duration::ZERO)
             }
             Class::Impossible { .. } => {
                 record.turned_away("impossible");

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::provider::{Basis, Meaning, Reset, Statement, tell_apart};
 
-/// More limits than this are not compared: what they say is taken as it is.
+/// More limits than this are not remembered: then all are forgotten, and compared anew.
 const MOST: usize = 1000;
 /// How many responses more must say one thing than the other before a reset is taken for it.
 const VOTES: i8 = 2;
@@ -63,11 +63,11 @@ impl Meanings {
     fn compare(&self, key: Key, said: &Statement, now: Instant) -> (i8, Option<Duration>) {
         let mut heard = self.0.lock();
         let name = (key, said.axis, said.limit);
-        let is_full = heard.len() >= MOST;
+        if heard.len() >= MOST && !heard.contains_key(&name) {
+            heard.clear();
+        }
         let Some(known) = heard.get_mut(&name) else {
-            if !is_full {
-                heard.insert(name, Heard { said: *said, at: now, votes: 0, window: Window::default() });
-            }
+            heard.insert(name, Heard { said: *said, at: now, votes: 0, window: Window::default() });
             return (0, None);
         };
         match tell_apart(&known.said, said, now.since(known.at)) {

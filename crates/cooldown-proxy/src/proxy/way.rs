@@ -80,14 +80,16 @@ impl Ways {
         &self.all[way]
     }
 
-    /// A way by its place.
-    pub(super) fn get_mut(&mut self, way: usize) -> &mut Way {
-        &mut self.all[way]
-    }
-
-    /// Whether a way is left.
-    pub(super) fn is_any_left(&self) -> bool {
-        self.all.iter().any(|way| !way.gone)
+    /// Gives up a way; whether there is another one, without which it stays. Credentials of the caller's that did not lead
+    /// anywhere on one way are not shown around on others.
+    pub(super) fn give_up(&mut self, way: usize) -> bool {
+        self.turned_away = true;
+        let is_callers = self.all[way].key.is_none();
+        let is_meant = |(place, other): &(usize, &mut Way)| *place == way || (is_callers && other.key.is_none());
+        self.all.iter_mut().enumerate().filter(is_meant).for_each(|(_, way)| way.gone = true);
+        let is_any_left = self.all.iter().any(|way| !way.gone);
+        self.all[way].gone = is_any_left;
+        is_any_left
     }
 
     /// The leg by the way that can be gone first. Between equals the one that the conversation was on decides (its prompt

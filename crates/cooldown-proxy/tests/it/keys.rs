@@ -87,3 +87,19 @@ async fn a_limit_of_a_model_holds_for_each_key() {
     assert_eq!(ask(proxy.address(), CHAT, &other).await.status, StatusCode::OK);
     assert_eq!((by_key(&upstream, "sk-1") >= 1, by_key(&upstream, "sk-2") >= 1), (true, true));
 }
+
+#[tokio::test]
+async fn a_callers_own_key_that_one_provider_refuses_is_not_shown_to_another() {
+    let refusing = LlmProvider::start(Behaviour::new(Dialect::OpenAi).failing(When::Always, Failure::Unauthorized));
+    let other = LlmProvider::start(Behaviour::new(Dialect::OpenAi));
+    let proxy = Proxy::start(&format!(
+        "providers:\n  a: {{endpoint: \"{}\", api_key: client, models: [m]}}\n  \
+         b: {{endpoint: \"{}\", api_key: client, models: [m]}}",
+        refusing.url(),
+        other.url()
+    ));
+    let mut asked = crate::support::post("/v1/chat/completions", chat("m", "hello").to_string());
+    asked.headers_mut().insert("authorization", "Bearer sk-of-the-caller".parse().expect("a value"));
+    assert_eq!(crate::support::fetch(proxy.address(), asked).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!((refusing.attempts().len(), other.attempts().len()), (1, 0));
+}
