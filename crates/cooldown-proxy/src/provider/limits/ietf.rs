@@ -64,7 +64,8 @@ fn policy(item: &Item) -> Option<Member> {
         return None;
     }
     let limit = integer(&item.bare_item).or_else(|| parameter(&item.params, "q")).filter(|limit| *limit > 0);
-    Some(Member { limit: Some(limit?), window: seconds(&item.params, "w"), ..Member::named(item) })
+    let window = seconds(&item.params, "w").filter(|window| !window.is_zero());
+    Some(Member { limit: Some(limit?), window, ..Member::named(item) })
 }
 
 /// `"default";r=50;t=30`, or `limit=100, remaining=50, reset=30` in the older generation.
@@ -117,7 +118,7 @@ fn statement(dialect: &Dialect, state: &Member, policy: Option<&Member>) -> Stat
     let partitioned = state.partitioned || policy.is_some_and(|policy| policy.partitioned);
     Statement {
         limit,
-        window: state.window.or_else(|| policy?.window).filter(|window| *window > Duration::ZERO),
+        window: state.window.or_else(|| policy?.window),
         remaining: state.remaining.map(|remaining| limit.map_or(remaining, |limit| remaining.min(limit))),
         // Not more than `r` may be used before `t` has passed; when quota grows again is not promised.
         reset: state.reset.map(Reset::WindowEnd),

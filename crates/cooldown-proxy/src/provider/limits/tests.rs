@@ -109,6 +109,14 @@ fn no_amount_is_believed_that_no_api_allows() {
     assert_eq!(about(&said, Requests).limit, None);
 }
 
+#[rstest]
+#[case("ratelimit-policy: \"a\";q=100;w=0\nratelimit: \"a\";r=0;t=30")]
+#[case("x-ratelimit-limit: 100\nx-ratelimit-remaining: 0\nratelimit-policy: \"a\";q=100;w=0")]
+#[case("ratelimit-limit: 100;w=0\nratelimit-remaining: 0")]
+fn a_window_of_no_length_is_none(#[case] text: &str) {
+    assert_eq!(amounts(about(&said(Generic, 429, text), Requests)), (Some(100), Some(0), None));
+}
+
 #[test]
 fn azures_amounts_are_those_of_a_minute_and_a_reset_of_zero_is_no_time() {
     let said = said(
