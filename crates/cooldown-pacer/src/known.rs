@@ -61,6 +61,13 @@ impl Pacer {
         self.keys.of(limits).flat_map(|state| taught(state).into_iter().map(|room| (state.key, room))).collect()
     }
 
+    /// Whether a key is closed.
+    pub fn is_closed(&self, now: Instant, key: Key) -> bool {
+        let now = self.last_now().max(now.as_nanos());
+        let taught = self.keys.find(key).and_then(|state| state.taught.as_ref());
+        taught.is_some_and(|taught| taught.closed(now).is_some())
+    }
+
     /// Which keys of these limits are closed.
     pub fn closed(&self, now: Instant, limits: LimitsId) -> Vec<Closure> {
         let now = self.last_now().max(now.as_nanos());

@@ -135,7 +135,7 @@ impl Line {
     pub fn is_closed(&self, keys: &[Key]) -> bool {
         let inner = self.inner.lock();
         let now = self.clock.now();
-        keys.iter().any(|key| inner.pacer.closed(now, key.limits).iter().any(|closure| closure.key == *key))
+        keys.iter().any(|key| inner.pacer.is_closed(now, *key))
     }
 
     /// How many requests wait.

@@ -103,6 +103,11 @@ impl Pacing {
         self.hasher.hash_one(identity)
     }
 
+    /// A number that nobody can foresee, to spread things with.
+    pub fn random(&self) -> u64 {
+        self.hash(&self.clock.now().as_nanos().to_ne_bytes())
+    }
+
     /// The line that the requests of a route wait in.
     pub fn line(&self, route: usize) -> &Arc<Line> {
         &self.routes[route].line

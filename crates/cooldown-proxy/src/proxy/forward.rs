@@ -98,14 +98,14 @@ async fn attempt(
     record.takes(route);
     let mut turn = match pace(pool, leg, journey, arrival, record).await {
         Ok(turn) => turn,
-        Err(error) => return journey.after_failure(worker, leg, error, arrival),
+        Err(error) => return journey.after_failure(leg, error, arrival),
     };
     let outgoing = Outgoing::build(arrival, route, journey.ways.get(leg.way), leg.estimate.is_some())?;
     journey.sent();
     let response = send(&mut turn, pool, outgoing.request, route, record).await;
     let response = match response {
         Ok(response) => response,
-        Err(error) => return journey.after_failure(worker, leg, error, arrival),
+        Err(error) => return journey.after_failure(leg, error, arrival),
     };
     let attempt = Attempt { leg, turn, response, asked_usage: outgoing.asks_usage };
     Ok(match judge(worker, attempt, journey, arrival, record) {

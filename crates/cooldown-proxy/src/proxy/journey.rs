@@ -78,7 +78,6 @@ impl Journey {
     /// What follows on an upstream that cannot be reached: another way, or another try. Any other error is final.
     pub(super) fn after_failure(
         &mut self,
-        worker: &Worker,
         leg: &Leg,
         error: ProxyError,
         arrival: &Arrival,
@@ -88,7 +87,7 @@ impl Journey {
         if !is_unsent && !matches!(error, ProxyError::Unreachable(_)) {
             return Err(error);
         }
-        if !worker.site.retry.includes_connect() || !arrival.can_be_sent_again() || !self.may_fail_again() {
+        if !self.worker.site.retry.includes_connect() || !arrival.can_be_sent_again() || !self.may_fail_again() {
             return Err(error);
         }
         tracing::debug!(%error, "an upstream cannot be reached; the request is tried again");
@@ -100,10 +99,9 @@ impl Journey {
 
     /// The pause before the next attempt; `None` if the wait budget does not allow one.
     pub(super) fn pause(&self, arrival: &Arrival) -> Option<Duration> {
-        let now = self.worker.site.pacing.clock().now();
-        let random = self.worker.site.pacing.hash(&now.as_nanos().to_ne_bytes());
-        let pause = retry::pause(self.failures + 1, random);
-        (now.after(pause) <= arrival.latest).then_some(pause)
+        let pacing = &self.worker.site.pacing;
+        let pause = retry::pause(self.failures + 1, pacing.random());
+        (pacing.clock().now().after(pause) <= arrival.latest).then_some(pause)
     }
 }
 

@@ -80,7 +80,7 @@ async fn turned_away(
     let route = &worker.site.routes[journey.route()];
     let opening = Opening::of_error(&mut attempt.turn.lease, attempt.response.body_mut()).await;
     let (status, headers) = (attempt.response.status(), attempt.response.headers());
-    let body = crate::provider::decoded(headers, &opening.data());
+    let body = opening.decoded(headers);
     let class = classify(route.kind, status.as_u16(), headers, Some(&body), received);
     match attempt.answer_to(worker, &class, journey, arrival, record) {
         Some(pause) => attempt.again(pause),

@@ -155,7 +155,7 @@ impl Kept {
                 State::Relaying { body: Box::new(response.into_body()), events, begun: false }
             }
             Ok(answer) => {
-                let body = crate::provider::decoded(answer.response.headers(), &answer.opening.data());
+                let body = answer.opening.decoded(answer.response.headers());
                 let words = self.speech.event_of_upstream(answer.response.status(), &body);
                 State::Saying([words].into(), Some(Box::new(record)))
             }

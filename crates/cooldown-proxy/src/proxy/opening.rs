@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming};
 use tokio::time::{Instant, timeout_at};
 
 use super::meter::Meter;
-use crate::provider::{FirstEvent, LONGEST_BODY};
+use crate::provider::{FirstEvent, LONGEST_BODY, decoded};
 use crate::upstream::Lease;
 
 /// How long the body of an error may take: it is short, and the client waits for it.
@@ -76,10 +77,11 @@ impl Opening {
         }
     }
 
-    /// The bytes of its data, in one piece.
-    pub(super) fn data(&self) -> Vec<u8> {
+    /// What its data says, in one piece; `headers` are those of its response.
+    pub(super) fn decoded(&self, headers: &HeaderMap) -> Vec<u8> {
         let data = self.frames.iter().filter_map(Frame::data_ref);
-        data.flat_map(|data| data.iter().copied()).collect()
+        let data: Vec<u8> = data.flat_map(|data| data.iter().copied()).collect();
+        decoded(headers, &data)
     }
 
     /// What is passed on next.

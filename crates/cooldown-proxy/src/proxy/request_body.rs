@@ -175,8 +175,7 @@ impl Source {
         match frame.into_data() {
             Ok(data) => {
                 counted = self.held.take(data.len());
-                let data = if data.len() < WORTH_COPYING { Bytes::copy_from_slice(&data) } else { data };
-                self.kept.push_back(data);
+                self.kept.push_back(worth_keeping(data));
             }
             Err(frame) => self.trailers = frame.into_trailers().ok(),
         }
@@ -236,8 +235,7 @@ impl Source {
             return;
         }
         if self.held.bytes() + data.len() <= MOST_KEPT && self.held.take(data.len()) {
-            let data = if data.len() < WORTH_COPYING { Bytes::copy_from_slice(&data) } else { data };
-            self.kept.push_back(data);
+            self.kept.push_back(worth_keeping(data));
             self.next += 1;
         } else {
             // All that was kept has been sent: the rest is read only after it.
@@ -266,6 +264,11 @@ impl Source {
         hint.set_lower(rest.lower().saturating_add(kept));
         hint
     }
+}
+
+/// A piece without the buffer that it was read into, where that is much larger.
+fn worth_keeping(data: Bytes) -> Bytes {
+    if data.len() < WORTH_COPYING { Bytes::copy_from_slice(&data) } else { data }
 }
 
 impl Body for RequestBody {

@@ -109,9 +109,7 @@ pub(super) fn refuse(worker: &Worker, error: ProxyError, mut record: Record, spe
     if let ProxyError::Unreachable(cause) = &error {
         tracing::warn!(%cause, "an upstream cannot be reached");
     }
-    let pacing = worker.site.pacing();
-    let random = pacing.hash(&pacing.clock().now().as_nanos().to_ne_bytes());
-    let response = error.into_response(random, speech);
+    let response = error.into_response(worker.site.pacing().random(), speech);
     if let ResponseBody::Whole(Some(body)) = response.body() {
         record.bytes(body.len());
     }
@@ -121,8 +119,7 @@ pub(super) fn refuse(worker: &Worker, error: ProxyError, mut record: Record, spe
 
 /// A bug, told in the log under an id that the client gets.
 pub(super) fn internal(worker: &Worker, panic: &(dyn Any + Send)) -> ProxyError {
-    let pacing = worker.site.pacing();
-    let id = pacing.hash(&pacing.clock().now().as_nanos().to_ne_bytes());
+    let id = worker.site.pacing().random();
     let message = panic.downcast_ref::<&str>().copied();
     let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     tracing::error!(id = format_args!("{id:016x}"), message, "a request met a bug");

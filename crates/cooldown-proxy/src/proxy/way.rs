@@ -13,7 +13,7 @@ use crate::pacing::{Credential, Keys, Line};
 use crate::provider::{Charge, Estimate, OutputReservation, TokenLimits, Usage};
 
 /// A way to an upstream.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Way {
     /// The index of its route.
     pub route: usize,

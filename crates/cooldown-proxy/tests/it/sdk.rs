@@ -55,6 +55,8 @@ impl Sdk {
         // The SDKs read keys, base URLs and proxies from the environment.
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         command.env("NODE_PATH", installed.join("node_modules"));
+        // The scripts import one another; nothing is written beside them.
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
         command.stdin(Stdio::null()).kill_on_drop(true);
         let ran = timeout(PATIENCE, command.output()).await.expect("it ends");
         let Output { status, stdout, stderr } = ran.expect("the SDKs are installed: run `make setup`");

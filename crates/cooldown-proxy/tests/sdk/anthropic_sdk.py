@@ -3,13 +3,11 @@
 import asyncio
 import json
 import sys
-import time
 
 import anthropic
 from anthropic import Anthropic, AsyncAnthropic
 
-CROWD = 40
-BURST = 10
+from crowd import crowd
 
 
 def prompt(text):
@@ -56,27 +54,15 @@ def calls(base):
     }
 
 
-async def crowd(base):
+async def crowd_of_calls(base):
     client = AsyncAnthropic(base_url=f"{base}/anthropic", api_key="sk-of-the-client", max_retries=0)
 
     async def message(**options):
         await client.messages.create(model="claude-sonnet-4-5", **prompt("Hello"), **options)
 
-    waiting = [asyncio.create_task(message()) for _ in range(CROWD)]
-    while sum(task.done() for task in waiting) < BURST:
-        await asyncio.wait([task for task in waiting if not task.done()], return_when=asyncio.FIRST_COMPLETED)
-    impatient, refused = time.monotonic(), None
-    try:
-        await message(timeout=2)
-    except anthropic.APIError as error:
-        refused = described(error) | {"seconds": time.monotonic() - impatient}
-    results = await asyncio.gather(*waiting, return_exceptions=True)
-    return {
-        "errors": [repr(result) for result in results if result is not None],
-        "refused": refused,
-    }
+    return await crowd(message, anthropic.APIError, described)
 
 
 if __name__ == "__main__":
     _, base, scenario = sys.argv
-    print(json.dumps(calls(base) if scenario == "calls" else asyncio.run(crowd(base))))
+    print(json.dumps(calls(base) if scenario == "calls" else asyncio.run(crowd_of_calls(base))))

@@ -3,25 +3,27 @@
 import asyncio
 import json
 import sys
-import time
 
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-CROWD = 40
-BURST = 10
+from crowd import crowd
 
 
 def prompt(text):
     return [{"role": "user", "content": text}]
 
 
+def described(error):
+    """The class, status and code of an error."""
+    return {"class": type(error).__name__, "status": getattr(error, "status_code", None), "code": error.code}
+
+
 def failure(call):
-    """The class, status and code of the error that a call raises."""
     try:
         call()
     except openai.APIError as error:
-        return {"class": type(error).__name__, "status": getattr(error, "status_code", None), "code": error.code}
+        return described(error)
     return None
 
 
@@ -62,27 +64,15 @@ def text(chunk):
     return "".join(choice.delta.content or "" for choice in chunk.choices)
 
 
-async def crowd(base):
+async def crowd_of_calls(base):
     client = AsyncOpenAI(base_url=f"{base}/openai/v1", api_key="sk-of-the-client", max_retries=0)
 
     async def chat(**options):
         await client.chat.completions.create(model="gpt-4o", messages=prompt("Hello"), **options)
 
-    waiting = [asyncio.create_task(chat()) for _ in range(CROWD)]
-    while sum(task.done() for task in waiting) < BURST:
-        await asyncio.wait([task for task in waiting if not task.done()], return_when=asyncio.FIRST_COMPLETED)
-    impatient, refused = time.monotonic(), None
-    try:
-        await chat(timeout=2)
-    except openai.APIError as error:
-        refused = {"class": type(error).__name__, "code": error.code, "seconds": time.monotonic() - impatient}
-    results = await asyncio.gather(*waiting, return_exceptions=True)
-    return {
-        "errors": [repr(result) for result in results if result is not None],
-        "refused": refused,
-    }
+    return await crowd(chat, openai.APIError, described)
 
 
 if __name__ == "__main__":
     _, base, scenario = sys.argv
-    print(json.dumps(calls(base) if scenario == "calls" else asyncio.run(crowd(base))))
+    print(json.dumps(calls(base) if scenario == "calls" else asyncio.run(crowd_of_calls(base))))
