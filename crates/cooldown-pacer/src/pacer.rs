@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::ask::{Admission, Ask, Departure, LimitsId, Permit, Refusal, Spent, Ticket, Why};
-use crate::cost::Cost;
+use crate::bucket::Bucket;
+use crate::cost::{Cost, Unit};
 use crate::keys::{KeySet, Keys};
 use crate::limit::Limit;
 use crate::line::{Ages, Joining, Line, Place};
@@ -189,6 +190,12 @@ impl Pacer {
         if freed {
             self.look_again();
         }
+    }
+
+    /// Whether one of the limits that a permit was taken from counts tokens, whoever stated it.
+    pub fn counts_tokens(&self, permit: &Permit) -> bool {
+        let buckets = permit.keys.iter().flat_map(|&key| self.keys.get(key).all_buckets());
+        buckets.into_iter().any(|bucket| matches!(bucket, Bucket::Rate(rate) if rate.unit() != Unit::Requests))
     }
 
     /// When a request would leave if it asked now, and nobody asked after it.

@@ -11,7 +11,8 @@ use smallvec::SmallVec;
 use super::{CommonKeys, Pacing};
 use crate::provider::Scope;
 
-/// More groups than this are not remembered: they are formed by upstreams, of requests that clients choose.
+/// More than this is not remembered of who belongs to which group: then all is forgotten, and told again. Groups are formed
+/// by upstreams, of requests that clients choose.
 const MOST_POOLS: usize = 4096;
 
 /// By which credentials a request goes.
@@ -45,7 +46,8 @@ pub struct Label {
     pub model: Option<Box<str>>,
 }
 
-/// Which group of requests each path belongs to, as far as responses have told.
+/// Which group of requests each path belongs to, as far as responses have told. Paths are known by their route and the hash
+/// of how they begin.
 #[derive(Debug, Default)]
 pub(super) struct Pools {
     known: RwLock<HashMap<(usize, u64), u64, RandomState>>,
@@ -67,6 +69,11 @@ impl Keys {
     /// The narrowest one that has room of its own: the model's, the API key's, the upstream's.
     pub fn narrowest(&self) -> Key {
         self.model.or(self.key).unwrap_or(self.upstream)
+    }
+
+    /// Whether the one that an upstream means by a scope is among them.
+    pub fn holds(&self, scope: Scope) -> bool {
+        self.all.contains(&self.of(scope))
     }
 
     /// The one that an upstream means by a scope.
@@ -104,40 +111,92 @@ impl Pacing {
             keys.all.extend(matching.map(|&(_, limits)| Key { limits, subject }));
         }
         if self.pools.any.load(Relaxed) {
-            let pool = self.pools.of(route, self.first_segment(path));
+            let pool = self.pools.of(route, self.beginnings(path));
             keys.all.extend(pool.map(|pool| keys.of(Scope::Pool(pool))));
         }
         keys.all.extend_from_slice(common);
         keys
     }
 
-    /// A response told which group a request for this path belongs to: the next ones of its kind are counted with it.
+    /// A response told which group a request for this path (as the upstream has it) belongs to: the next ones of its kind
+    /// are counted with it.
     pub fn learn_pool(&self, route: usize, path: &str, scope: Scope) {
         if let Scope::Pool(pool) = scope {
-            self.pools.learn(route, self.first_segment(path), pool);
+            self.pools.learn(route, self.beginnings(path), pool);
         }
     }
 
-    /// Upstreams that form groups form them by the first segment of the path (GitHub's `/search`, `/graphql`).
-    fn first_segment(&self, path: &str) -> u64 {
-        let segment = path.trim_start_matches('/').split(['/', '?']).next().unwrap_or_default();
-        self.hash(segment.as_bytes())
+    /// Upstreams that form groups form them by how paths begin: GitHub's `/graphql` and `/repos/…` by the first segment,
+    /// `/search/code` beside other searches by two. The longer beginning decides where it is known.
+    fn beginnings(&self, path: &str) -> [u64; 2] {
+        let path = path.trim_start_matches('/');
+        let path = &path[..path.find('?').unwrap_or(path.len())];
+        let first = path.find('/').unwrap_or(path.len());
+        let second = path[first..].char_indices().skip(1).find(|(_, c)| *c == '/').map(|(at, _)| first + at);
+        [&path[..second.unwrap_or(path.len())], &path[..first]].map(|beginning| self.hash(beginning.as_bytes()))
     }
 }
 
 impl Pools {
-    fn of(&self, route: usize, path: u64) -> Option<u64> {
-        self.known.read().get(&(route, path)).copied()
+    fn of(&self, route: usize, beginnings: [u64; 2]) -> Option<u64> {
+        let known = self.known.read();
+        beginnings.iter().find_map(|beginning| known.get(&(route, *beginning)).copied())
     }
 
-    fn learn(&self, route: usize, path: u64, pool: u64) {
-        if self.of(route, path) == Some(pool) {
+    fn learn(&self, route: usize, beginnings: [u64; 2], pool: u64) {
+        if self.of(route, beginnings) == Some(pool) {
             return;
         }
         let mut known = self.known.write();
-        if known.len() < MOST_POOLS || known.contains_key(&(route, path)) {
-            known.insert((route, path), pool);
-            self.any.store(true, Relaxed);
+        if known.len() + beginnings.len() > MOST_POOLS {
+            known.clear();
         }
+        let [long, short] = beginnings;
+        // What shares its first segment with others does not change their group.
+        known.entry((route, short)).or_insert(pool);
+        known.insert((route, long), pool);
+        self.any.store(true, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pacing() -> Pacing {
+        let text = "server: {host: localhost, port: 0}\nroutes: {\"*\": \"http://a\"}\n";
+        let config = crate::config::parse("config.yaml", text, &|_| None).unwrap_or_else(|faults| panic!("{faults}"));
+        Pacing::new(&config).expect("a thread")
+    }
+
+    fn is_in(pacing: &Pacing, path: &str, pool: u64) -> bool {
+        let keys = pacing.keys(0, Credential::None, None, path, &CommonKeys::new());
+        keys.holds(Scope::Pool(pool))
+    }
+
+    #[test]
+    fn paths_that_begin_alike_are_counted_together_until_they_are_told_apart() {
+        let pacing = pacing();
+        let learn = |path, pool| pacing.learn_pool(0, path, Scope::Pool(pool));
+        learn("/repos/a/b/issues", 1);
+        assert!(is_in(&pacing, "/repos/c/d?page=2", 1) && !is_in(&pacing, "/search/issues", 1));
+        learn("/search/issues", 2);
+        learn("/search/code?q=x", 3);
+        assert!(is_in(&pacing, "/search/issues?q=y", 2), "another group of the same first segment changes nothing");
+        assert!(is_in(&pacing, "/search/code", 3));
+        assert!(is_in(&pacing, "/search/users", 2), "the group that was told first, until its own is told");
+        learn("/", 4);
+        assert!(is_in(&pacing, "", 4));
+    }
+
+    #[test]
+    fn what_is_remembered_of_groups_is_bounded_and_new_ones_are_still_learned() {
+        let pacing = pacing();
+        for nth in 0..3 * MOST_POOLS as u64 {
+            let path = format!("/{nth}");
+            pacing.learn_pool(0, &path, Scope::Pool(nth));
+            assert!(is_in(&pacing, &path, nth));
+        }
+        assert!(pacing.pools.known.read().len() <= MOST_POOLS);
     }
 }

@@ -15,6 +15,7 @@ use cooldown_pacer::{
 };
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::alarm::Alarm;
@@ -22,6 +23,8 @@ use super::clock::Clock;
 
 /// A permit is stamped again when its request is written later than this after the grant; the guard covers less.
 const STAMP_AGAIN: Duration = Duration::from_micros(200);
+/// A key that closes for less than this is waited for where one stands: the next one may close as well.
+const WORTH_MOVING: Duration = Duration::from_millis(250);
 
 /// A pacer with its line.
 #[derive(Debug)]
@@ -38,10 +41,14 @@ struct Inner {
     pacer: Pacer,
     /// Who waits, and how it is told.
     waiting: HashMap<Ticket, oneshot::Sender<Outcome>, RandomState>,
+    /// Which of them could go another way, and the keys that concern them on this one.
+    movable: HashMap<Ticket, KeyList, RandomState>,
     /// What the alarm was set to.
     armed: Option<Instant>,
     /// Reused between calls.
     departures: Vec<Departure>,
+    /// Answers to hand over once the lock is released.
+    told: Told,
 }
 
 /// What the pacer says to an ask.
@@ -62,6 +69,8 @@ pub enum Outcome {
     Go(Permit),
     /// Its wait budget ended.
     Refuse(Refusal),
+    /// What it waited for has closed for long: it has left the line, and asks again by the way that is best now.
+    Elsewhere,
     /// The proxy shuts down before its turn.
     ShutDown,
 }
@@ -86,26 +95,34 @@ pub struct Place {
     over: bool,
 }
 
-/// Answers to hand over once the lock is released.
 type Told = Vec<(oneshot::Sender<Outcome>, Outcome)>;
+type KeyList = SmallVec<[Key; 4]>;
 
 impl Line {
     pub(super) fn new(pacer: Pacer, clock: Clock, alarm: Arc<Alarm>, index: usize) -> Self {
-        let inner = Inner { pacer, waiting: HashMap::default(), armed: None, departures: Vec::new() };
+        let (waiting, movable) = (HashMap::default(), HashMap::default());
+        let inner = Inner { pacer, waiting, movable, armed: None, departures: Vec::new(), told: Told::new() };
         Self { inner: Mutex::new(inner), clock, alarm, index }
     }
 
-    /// Asks to send a request.
-    pub fn admit(self: &Arc<Self>, ask: Ask) -> Admission {
+    /// Asks to send a request. One that is `movable` could go another way, and is told when this one closes for long.
+    pub fn admit(self: &Arc<Self>, ask: Ask, movable: bool) -> Admission {
+        let keys: Option<KeyList> = movable.then(|| ask.keys.as_slice().into());
         self.decide(|inner, now| match inner.pacer.admit(now, ask) {
             cooldown_pacer::Admission::Go(permit) => Admission::Go(Permit::new(self, permit)),
             cooldown_pacer::Admission::Refuse(refusal) => Admission::Refuse(refusal),
             cooldown_pacer::Admission::Wait(ticket) => {
                 let (tell, outcome) = oneshot::channel();
                 inner.waiting.insert(ticket, tell);
+                keys.map(|keys| inner.movable.insert(ticket, keys));
                 Admission::Wait(Place { line: Arc::clone(self), ticket, outcome, over: false })
             }
         })
+    }
+
+    /// Sends everybody elsewhere who waits for this key and could go another way.
+    pub fn vacate(self: &Arc<Self>, key: Key) {
+        self.decide(|inner, now| inner.vacate(now, key));
     }
 
     /// How long a request would wait if it asked now.
@@ -145,17 +162,11 @@ impl Line {
 
     /// Sends away everybody who would not leave by `deadline`.
     pub(super) fn shut_down(self: &Arc<Self>, deadline: Instant) {
-        let mut told = Told::new();
         self.decide(|inner, now| {
             let late = |ticket: &Ticket| inner.pacer.predict(now, *ticket).is_none_or(|leaves| leaves > deadline);
             let late: Vec<Ticket> = inner.waiting.keys().copied().filter(late).collect();
-            for ticket in late {
-                if inner.pacer.cancel(now, ticket) {
-                    told.extend(inner.waiting.remove(&ticket).map(|tell| (tell, Outcome::ShutDown)));
-                }
-            }
+            inner.send_away(now, late, || Outcome::ShutDown);
         });
-        hand_over(told);
     }
 
     /// Lets everybody go whose instant has come.
@@ -166,7 +177,7 @@ impl Line {
 
     fn leave(self: &Arc<Self>, ticket: Ticket) {
         self.decide(|inner, now| {
-            inner.waiting.remove(&ticket);
+            inner.forget(ticket);
             inner.pacer.cancel(now, ticket);
         });
     }
@@ -178,16 +189,15 @@ impl Line {
             let mut inner = self.inner.lock();
             let now = self.clock.now();
             let answer = ask(&mut inner, now);
-            let told = match inner.pacer.next_due() {
-                Some(due) if due <= now => inner.departures(self, now),
-                _ => Told::new(),
-            };
+            if inner.pacer.next_due().is_some_and(|due| due <= now) {
+                inner.depart(self, now);
+            }
             let due = inner.pacer.next_due();
             if due != inner.armed {
                 inner.armed = due;
                 self.alarm.set(self.index, due);
             }
-            (answer, told)
+            (answer, std::mem::take(&mut inner.told))
         };
         hand_over(told);
         answer
@@ -195,24 +205,45 @@ impl Line {
 }
 
 impl Inner {
-    fn departures(&mut self, line: &Arc<Line>, now: Instant) -> Told {
+    fn depart(&mut self, line: &Arc<Line>, now: Instant) {
         let mut departures = std::mem::take(&mut self.departures);
         self.pacer.due(now, &mut departures);
-        let mut told = Told::with_capacity(departures.len());
         for departure in departures.drain(..) {
             match departure {
-                Departure::Go(ticket, permit) => match self.waiting.remove(&ticket) {
-                    Some(tell) => told.push((tell, Outcome::Go(Permit::new(line, permit)))),
+                Departure::Go(ticket, permit) => match self.forget(ticket) {
+                    Some(tell) => self.told.push((tell, Outcome::Go(Permit::new(line, permit)))),
                     // Nobody waits under this ticket any more.
                     None => self.pacer.settle(now, permit, Spent::Nothing),
                 },
                 Departure::Refuse(ticket, refusal) => {
-                    told.extend(self.waiting.remove(&ticket).map(|tell| (tell, Outcome::Refuse(refusal))));
+                    let tell = self.forget(ticket);
+                    self.told.extend(tell.map(|tell| (tell, Outcome::Refuse(refusal))));
                 }
             }
         }
         self.departures = departures;
-        told
+    }
+
+    fn forget(&mut self, ticket: Ticket) -> Option<oneshot::Sender<Outcome>> {
+        if !self.movable.is_empty() {
+            self.movable.remove(&ticket);
+        }
+        self.waiting.remove(&ticket)
+    }
+
+    fn vacate(&mut self, now: Instant, key: Key) {
+        let concerned = self.movable.iter().filter(|(_, keys)| keys.contains(&key));
+        let concerned: Vec<Ticket> = concerned.map(|(ticket, _)| *ticket).collect();
+        self.send_away(now, concerned, || Outcome::Elsewhere);
+    }
+
+    fn send_away(&mut self, now: Instant, tickets: Vec<Ticket>, outcome: impl Fn() -> Outcome) {
+        for ticket in tickets {
+            if self.pacer.cancel(now, ticket) {
+                let tell = self.forget(ticket);
+                self.told.extend(tell.map(|tell| (tell, outcome())));
+            }
+        }
     }
 }
 
@@ -256,7 +287,20 @@ impl Permit {
     pub fn observe(&mut self, observation: Observation) -> Option<Lesson> {
         let (line, permit) = self.held.as_mut()?;
         let line = Arc::clone(line);
-        line.decide(|inner, now| inner.pacer.observe(now, permit, observation))
+        line.decide(|inner, now| {
+            let lesson = inner.pacer.observe(now, permit, observation);
+            if let Some(Lesson::Closed { key, until }) = &lesson
+                && until.since(now) >= WORTH_MOVING
+            {
+                inner.vacate(now, *key);
+            }
+            lesson
+        })
+    }
+
+    /// Whether one of the limits that it was taken from counts tokens.
+    pub fn counts_tokens(&self) -> bool {
+        self.held.as_ref().is_some_and(|(line, permit)| line.inner.lock().pacer.counts_tokens(permit))
     }
 
     /// Ends it with what was really spent.
@@ -318,14 +362,14 @@ mod tests {
     }
 
     fn permit(line: &Arc<Line>, key: Key) -> Permit {
-        match line.admit(Ask::new(Flow(1), [key])) {
+        match line.admit(Ask::new(Flow(1), [key]), false) {
             Admission::Go(permit) => permit,
             other => panic!("{other:?}"),
         }
     }
 
     fn place(line: &Arc<Line>, key: Key) -> Place {
-        match line.admit(Ask::new(Flow(1), [key])) {
+        match line.admit(Ask::new(Flow(1), [key]), false) {
             Admission::Wait(place) => place,
             other => panic!("{other:?}"),
         }

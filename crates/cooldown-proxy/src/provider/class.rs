@@ -81,10 +81,9 @@ pub fn classify(
     received: UnixTime,
 ) -> Class {
     let now = UnixTime::of_response(headers, received);
-    if status < 400 {
-        return body.map_or(Class::Fine, |body| classify_error_json(kind, body, now));
-    }
     let body = body.map(ErrorBody::read).unwrap_or_default();
+    let implied = if status < 400 { body.implied_status() } else { Some(status) };
+    let Some(status) = implied else { return Class::Fine };
     let said = read_limits(kind, status, headers, received);
     verdict::decide(&Case { kind, status, headers, said, body, now }.with_quoted_fields())
 }
@@ -92,21 +91,37 @@ pub fn classify(
 /// The class of JSON that came with a 200: an event of a stream, or a whole body. What holds no error is [`Class::Fine`].
 /// `now` is when it came.
 pub fn classify_error_json(kind: ProviderKind, json: &[u8], now: UnixTime) -> Class {
-    let body = ErrorBody::read(json);
-    let Some(status) = body.implied_status() else { return Class::Fine };
-    let case = Case { kind, status, headers: &HeaderMap::new(), said: Said::default(), body, now };
-    verdict::decide(&case.with_quoted_fields())
+    classify(kind, 200, &HeaderMap::new(), Some(json), now)
 }
 
-/// The class of an error that begins a stream. What the upstream could not do before the first token it may do another
-/// time, whatever it calls its trouble; only what it blames on the request it will refuse again.
-pub fn classify_stream_error(kind: ProviderKind, json: &[u8], now: UnixTime) -> Class {
-    match classify_error_json(kind, json, now) {
+/// The class of an error that came with a 200 in the place of an answer. What the upstream could not do before the first
+/// token it may do another time, whatever it calls its trouble; only what it blames on the request it will refuse again.
+pub fn classify_in_place(kind: ProviderKind, headers: &HeaderMap, json: &[u8], received: UnixTime) -> Class {
+    match classify(kind, 200, headers, Some(json), received) {
         Class::Fault if ErrorBody::read(json).implied_status().is_some_and(|status| status >= 500) => {
             Class::Capacity { wait: None }
         }
         class => class,
     }
+}
+
+/// Whether JSON that came with a 200 tells an error. Its beginning is enough: those who answer like this (GraphQL,
+/// OpenRouter) put `error`, `errors` or an empty `data` first.
+pub fn begins_like_an_error(json: &[u8]) -> bool {
+    let Some((name, value)) = first_field(json) else { return false };
+    match name {
+        b"error" | b"errors" => !value.starts_with(b"null"),
+        b"data" => value.starts_with(b"null"),
+        _ => false,
+    }
+}
+
+/// The name of an object's first field, and what follows it.
+fn first_field(json: &[u8]) -> Option<(&[u8], &[u8])> {
+    let name = json.trim_ascii_start().strip_prefix(b"{")?.trim_ascii_start().strip_prefix(b"\"")?;
+    let end = name.iter().position(|byte| *byte == b'"')?;
+    let value = name[end + 1..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+    (!value.is_empty()).then_some((&name[..end], value))
 }
 
 impl Case<'_> {

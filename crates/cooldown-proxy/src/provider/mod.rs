@@ -23,7 +23,7 @@ mod usage;
 mod value;
 
 pub use charge::{Charge, OutputReservation, TokenLimits};
-pub use class::{Class, LONGEST_BODY, classify, classify_error_json, classify_stream_error};
+pub use class::{Class, LONGEST_BODY, begins_like_an_error, classify, classify_error_json, classify_in_place};
 pub use decode::decoded;
 pub use estimate::{Estimate, Estimator, Reserve};
 pub use hide::UsageHider;

@@ -86,11 +86,11 @@ impl Route {
         self.api.as_ref()?.keys.get(key?)
     }
 
-    /// Leaves a key alone for a while.
-    pub(super) fn rest(&self, key: Option<usize>, now: Instant) {
-        if let Some(key) = self.key(key) {
-            key.rests_until.store(now.after(REST).as_nanos(), Relaxed);
-        }
+    /// Leaves a key alone for a while. False if it is none of its own.
+    pub(super) fn rest(&self, key: Option<usize>, now: Instant) -> bool {
+        let Some(key) = self.key(key) else { return false };
+        key.rests_until.store(now.after(REST).as_nanos(), Relaxed);
+        true
     }
 
     /// Whether a key is left alone.

@@ -79,7 +79,10 @@ impl Arrival {
         let urgency = budget::urgency(&head.headers).unwrap_or(caller.urgency);
         let upgrade = wanted_upgrade(&mut head);
         forwardable(&mut head, peer, &caller, upgrade.is_some());
-        let credentials = caller::credentials(&head.headers).map(|value| site.pacing.hash(value.as_bytes()));
+        let credentials = caller::credentials(&head.headers).map(HeaderValue::as_bytes).or_else(|| {
+            call::model_in_path(&head).and_then(|_| caller::credentials_in_query(&head.uri)).map(str::as_bytes)
+        });
+        let credentials = credentials.map(|value| site.pacing.hash(value));
         let body = RequestBody::new(incoming, site.idle_timeout, &worker.memory);
         let (call, trace, returns) = (None, None, false);
         let mut arrival = Self {
@@ -154,6 +157,16 @@ impl Arrival {
     fn accepts_events(&self) -> bool {
         let accept = self.head.headers.get(http::header::ACCEPT);
         accept.is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"))
+    }
+
+    /// Its path as the upstream of a way with this prefix sees it, but for the upstream's own base.
+    pub(super) fn path_behind(&self, prefix: usize) -> &str {
+        self.head.uri.path().get(prefix..).unwrap_or_default()
+    }
+
+    /// Whether its answer tells its usage only if it is asked to.
+    pub(super) fn could_ask_usage(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.ask_usage.is_some())
     }
 
     /// The model that it asks for.

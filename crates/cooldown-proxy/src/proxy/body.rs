@@ -120,7 +120,11 @@ impl Relayed {
     }
 
     fn settle(&mut self, complete: bool) {
-        let Some(permit) = self.permit.take() else { return };
+        let Some(mut permit) = self.permit.take() else { return };
+        if let Some((refusal, why)) = self.meter.as_mut().and_then(|meter| meter.late_refusal()) {
+            self.record.turned_away(why);
+            permit.observe(refusal);
+        }
         let spent = self.meter.take().map(|mut meter| meter.settle(complete, &self.record));
         permit.settle(spent.unwrap_or(Spent::AsEstimated));
     }

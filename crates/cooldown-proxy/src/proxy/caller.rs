@@ -2,7 +2,7 @@
 
 use cooldown_pacer::{Flow, Urgency, Weight};
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::error::ProxyError;
 use super::headers::CLIENT;
@@ -83,6 +83,11 @@ impl Callers {
 /// The credentials that a request carries for its upstream.
 pub(super) fn credentials(headers: &HeaderMap) -> Option<&HeaderValue> {
     CREDENTIALS.iter().find_map(|name| headers.get(name))
+}
+
+/// The credentials that Gemini's callers may send in the query.
+pub(super) fn credentials_in_query(uri: &Uri) -> Option<&str> {
+    uri.query()?.split('&').find_map(|parameter| parameter.strip_prefix("key="))
 }
 
 /// Removes the credentials that a request carries.

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
 use http::header::UPGRADE;
 use http::{HeaderValue, Request, Response};
@@ -81,6 +80,7 @@ pub(super) async fn forward(
                     Box::pin(sleep(pause)).await;
                 }
             }
+            Verdict::Elsewhere => arrival.returns = true,
         }
     }
 }
@@ -96,17 +96,20 @@ async fn attempt(
     journey.takes(leg);
     let (route, pool) = (&worker.site.routes[journey.route()], worker.pool(journey.route()));
     record.takes(route);
-    let mut turn = match pace(pool, leg, journey, arrival, record).await {
-        Ok(turn) => turn,
+    let mut turn = match pace(worker, leg, journey, arrival, record).await {
+        Ok(Some(turn)) => turn,
+        Ok(None) => return Ok(Verdict::Elsewhere),
         Err(error) => return journey.after_failure(leg, error, arrival),
     };
-    let outgoing = Outgoing::build(arrival, route, journey.ways.get(leg.way), leg.estimate.is_some())?;
+    let counts_tokens = leg.estimate.is_some() && arrival.could_ask_usage() && turn.permit.counts_tokens();
+    let outgoing = Outgoing::build(arrival, route, journey.ways.get(leg.way), counts_tokens)?;
     journey.sent();
     let response = send(&mut turn, pool, outgoing.request, route, record).await;
     let response = match response {
         Ok(response) => response,
         Err(error) => return journey.after_failure(leg, error, arrival),
     };
+    route.reach.found();
     let attempt = Attempt { leg, turn, response, asked_usage: outgoing.asks_usage };
     Ok(match judge(worker, attempt, journey, arrival, record) {
         Judged::Now(verdict) => verdict,
@@ -114,38 +117,42 @@ async fn attempt(
     })
 }
 
-/// Waits for the request's turn. It is in line at once and has a connection when its turn comes.
+/// Waits for the request's turn. It is in line at once and has a connection when its turn comes. `None` if this way has
+/// closed meanwhile and there are others.
 async fn pace(
-    pool: &Rc<Pool>,
+    worker: &Rc<Worker>,
     leg: &Leg,
     journey: &mut Journey,
     arrival: &mut Arrival,
     record: &mut Record,
-) -> Result<Turn, ProxyError> {
+) -> Result<Option<Turn>, ProxyError> {
+    let pool = worker.pool(journey.route());
     // The connection first: what counts for the limits is the write, which then follows the permit at once.
     let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
-    match leg.line.admit(leg.ask(arrival)) {
+    match leg.line.admit(leg.ask(arrival), journey.ways.are_several()) {
         Admission::Go(permit) => {
-            record.waited(Duration::ZERO, journey.attempts == 0);
-            Ok(Turn { lease, permit, late: false })
+            journey.goes(record);
+            Ok(Some(Turn { lease, permit, late: false }))
         }
         Admission::Refuse(refusal) => Err(ProxyError::Refused(refusal)),
+        // While the connection was made, before anybody could tell it in its place.
+        Admission::Wait(_) if journey.ways.has_shut(&worker.site, leg) => Ok(None),
         Admission::Wait(place) => {
             // Whoever goes first may have it; connections that were made for waiters stay open for waiters.
             drop(lease);
             let began = Instant::now();
-            let permit = wait(place, arrival, record).await?;
-            let waited = began.elapsed();
-            journey.waited += waited;
-            record.waited(waited, journey.attempts == 0);
+            let permit = wait(place, arrival, record).await;
+            journey.waits(began.elapsed(), record);
+            let Some(permit) = permit? else { return Ok(None) };
+            journey.goes(record);
             let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
-            Ok(Turn { lease, permit, late: true })
+            Ok(Some(Turn { lease, permit, late: true }))
         }
     }
 }
 
-/// Stands in line, and reads the body meanwhile as far as memory allows.
-async fn wait(mut place: Place, arrival: &mut Arrival, record: &mut Record) -> Result<Permit, ProxyError> {
+/// Stands in line, and reads the body meanwhile as far as memory allows. `None` if another way may be better now.
+async fn wait(mut place: Place, arrival: &mut Arrival, record: &mut Record) -> Result<Option<Permit>, ProxyError> {
     let _waiting = record.waiting();
     compact::headers(&mut arrival.head.headers);
     compact::uri(&mut arrival.head.uri);
@@ -159,7 +166,8 @@ async fn wait(mut place: Place, arrival: &mut Arrival, record: &mut Record) -> R
         }
     });
     match outcome.await? {
-        Outcome::Go(permit) => Ok(permit),
+        Outcome::Go(permit) => Ok(Some(permit)),
+        Outcome::Elsewhere => Ok(None),
         Outcome::Refuse(refusal) => Err(ProxyError::Refused(refusal)),
         Outcome::ShutDown => Err(ProxyError::ShuttingDown),
     }

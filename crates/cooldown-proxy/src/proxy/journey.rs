@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::arrival::Arrival;
 use super::error::ProxyError;
 use super::forward::Answer;
+use super::record::Record;
 use super::retry;
 use super::returning::Trace;
 use super::way::{Leg, Ways};
@@ -21,6 +22,10 @@ pub(super) struct Journey {
     failures: u32,
     /// How long it stood in line, over all attempts.
     pub waited: Duration,
+    /// It was its turn before.
+    has_left: bool,
+    /// It was refused for a limit that it was not known to be concerned by.
+    has_strayed: bool,
     /// The index of the route that it took last.
     route: usize,
     /// What is remembered of it if it ends without an answer.
@@ -33,6 +38,8 @@ pub(super) enum Verdict {
     Pass(Box<Answer>),
     /// Another attempt is made after this pause.
     Again(Duration),
+    /// None was made: its way closed while it waited.
+    Elsewhere,
 }
 
 impl Journey {
@@ -43,10 +50,10 @@ impl Journey {
     pub(super) fn begin(worker: &Rc<Worker>, arrival: &Arrival) -> Result<Self, ProxyError> {
         let ways = Ways::find(&worker.site, arrival)?;
         let route = ways.get(0).route;
-        worker.site.routes[route].retry_budget.earn();
         let trace = arrival.trace.map(|trace| (trace, arrival.since));
         let (attempts, failures, waited) = (0, 0, Duration::ZERO);
-        Ok(Self { worker: Rc::clone(worker), ways, attempts, failures, waited, route, trace })
+        let (has_left, has_strayed, worker) = (false, false, Rc::clone(worker));
+        Ok(Self { worker, ways, attempts, failures, waited, has_left, has_strayed, route, trace })
     }
 
     /// The index of the route that it took last.
@@ -64,9 +71,30 @@ impl Journey {
         self.trace = None;
     }
 
-    /// Sets off on a leg.
+    /// It was refused for a limit that it was not known to be concerned by; whether for the first time.
+    pub(super) fn strays_first(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_strayed, true)
+    }
+
+    /// It stood in line for so long.
+    pub(super) fn waits(&mut self, wait: Duration, record: &mut Record) {
+        self.waited += wait;
+        record.waited(wait);
+    }
+
+    /// It may leave. Figures tell the wait for the first attempt, even if nothing comes of that.
+    pub(super) fn goes(&mut self, record: &mut Record) {
+        if !std::mem::replace(&mut self.has_left, true) {
+            record.first_waited(self.waited);
+        }
+    }
+
+    /// Sets off on a leg. Each upstream that a request comes to may try a fifth of it again.
     pub(super) fn takes(&mut self, leg: &Leg) {
         self.route = self.ways.get(leg.way).route;
+        if self.ways.come_to(self.route) {
+            self.worker.site.routes[self.route].retry_budget.earn();
+        }
     }
 
     /// Whether another attempt may follow one that failed for another reason than a limit. Counts it.
@@ -75,7 +103,7 @@ impl Journey {
         self.failures < self.worker.site.retry.attempts && self.worker.site.routes[self.route].retry_budget.spend()
     }
 
-    /// What follows on an upstream that cannot be reached: another way, or another try. Any other error is final.
+    /// What follows on an upstream that cannot be reached: a way to another one, or another try. Any other error is final.
     pub(super) fn after_failure(
         &mut self,
         leg: &Leg,
@@ -84,6 +112,10 @@ impl Journey {
     ) -> Result<Verdict, ProxyError> {
         // A request that was not sent whole cannot have been taken.
         let is_unsent = matches!(error, ProxyError::Broken) && !arrival.was_sent();
+        if matches!(error, ProxyError::Unreachable(_)) {
+            let site = &self.worker.site;
+            site.routes[self.route].reach.lost(site.pacing.clock().now());
+        }
         if !is_unsent && !matches!(error, ProxyError::Unreachable(_)) {
             return Err(error);
         }
@@ -91,7 +123,7 @@ impl Journey {
             return Err(error);
         }
         tracing::debug!(%error, "an upstream cannot be reached; the request is tried again");
-        if self.ways.give_up(leg.way) {
+        if self.ways.give_up_upstream(leg.way) {
             return Ok(Verdict::Again(Duration::ZERO));
         }
         self.pause(arrival).map(Verdict::Again).ok_or(error)
@@ -99,9 +131,17 @@ impl Journey {
 
     /// The pause before the next attempt; `None` if the wait budget does not allow one.
     pub(super) fn pause(&self, arrival: &Arrival) -> Option<Duration> {
-        let pacing = &self.worker.site.pacing;
-        let pause = retry::pause(self.failures + 1, pacing.random());
-        (pacing.clock().now().after(pause) <= arrival.latest).then_some(pause)
+        self.within_budget(retry::pause(self.failures + 1, self.worker.site.pacing.random()), arrival)
+    }
+
+    /// The pause after a refusal that told this wait and that the line does not know of. Without a wait it grows with each.
+    pub(super) fn pause_of(&self, wait: Option<Duration>, arrival: &Arrival) -> Option<Duration> {
+        let grown = retry::pause(self.attempts + 1, self.worker.site.pacing.random());
+        self.within_budget(wait.unwrap_or_default().max(grown), arrival)
+    }
+
+    fn within_budget(&self, pause: Duration, arrival: &Arrival) -> Option<Duration> {
+        (self.worker.site.pacing.clock().now().after(pause) <= arrival.latest).then_some(pause)
     }
 }
 

@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use cooldown_pacer::{Cost, Key, Lesson, Observation, Spent, Unit};
+use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::arrival::Arrival;
+use super::call::is_json;
 use super::forward::{Answer, Turn};
 use super::journey::{Journey, Verdict};
 use super::meter::Meter;
@@ -21,7 +23,7 @@ use super::worker::Worker;
 use crate::config::model::ProviderKind;
 use crate::pacing::Label;
 use crate::provider::{
-    Class, FirstEvent, Said, Scope, Statement, UnixTime, classify, classify_stream_error, read_limits,
+    Class, FirstEvent, Said, Scope, Statement, UnixTime, begins_like_an_error, classify, classify_in_place, read_limits,
 };
 
 /// An attempt whose response head has come.
@@ -60,6 +62,9 @@ pub(super) fn judge<'a>(
     match attempt.meter(worker, journey, arrival) {
         Some(meter) if meter.is_stream() => {
             Judged::Later(Box::pin(streamed(worker, attempt, meter, journey, arrival, record)))
+        }
+        meter if may_hide_an_error(route, arrival, &attempt.response) => {
+            Judged::Later(Box::pin(answered(worker, attempt, meter, journey, arrival, record)))
         }
         meter => {
             attempt.turn.permit.observe(Observation::Accepted);
@@ -101,23 +106,55 @@ async fn streamed(
     let opening = Opening::of_stream(lease, body, &mut meter, worker.site.retry.hold_stream).await;
     let kind = worker.site.routes[journey.route()].kind;
     let class = match meter.first_event() {
-        Some(FirstEvent::Error(error)) => classify_stream_error(kind, error, now()),
+        Some(FirstEvent::Error(error)) => classify_in_place(kind, attempt.response.headers(), error, now()),
         _ => Class::Fine,
     };
     match attempt.answer_to(worker, &class, journey, arrival, record) {
         Some(pause) => attempt.again(pause),
-        None => attempt.pass(opening, Some(meter)),
+        None => {
+            if !meter.has_begun() {
+                meter.listens_for_errors(kind, attempt.leg.keys.clone());
+            }
+            attempt.pass(opening, Some(meter))
+        }
+    }
+}
+
+/// An answer in one piece of an API that tells errors with a 200 too. It is held back only if it begins like an error.
+async fn answered(
+    worker: &Rc<Worker>,
+    mut attempt: Attempt<'_>,
+    mut meter: Option<Box<Meter>>,
+    journey: &mut Journey,
+    arrival: &Arrival,
+    record: &Record,
+) -> Verdict {
+    let opening = Opening::of_answer(&mut attempt.turn.lease, &mut attempt.response).await;
+    let (headers, kind) = (attempt.response.headers(), worker.site.routes[journey.route()].kind);
+    let body = opening.decoded(headers);
+    let class = if begins_like_an_error(&body) { classify_in_place(kind, headers, &body, now()) } else { Class::Fine };
+    match attempt.answer_to(worker, &class, journey, arrival, record) {
+        Some(pause) => attempt.again(pause),
+        None => {
+            opening.data().for_each(|data| meter.iter_mut().for_each(|meter| meter.read(data)));
+            attempt.pass(opening, meter)
+        }
     }
 }
 
 impl Attempt<'_> {
     /// Tells the pacer what the response states about limits.
     fn hear(&mut self, worker: &Worker, journey: &Journey, said: &Said, arrival: &Arrival) {
-        let (site, path) = (&worker.site, arrival.head.uri.path());
         for statement in &said.statements {
-            site.pacing.learn_pool(journey.route(), path, statement.scope);
+            self.belongs(worker, journey, statement.scope, arrival);
             self.tell(worker, journey, statement, arrival);
         }
+    }
+
+    /// Remembers to which group of requests this one belongs, where the upstream forms any.
+    fn belongs(&self, worker: &Worker, journey: &Journey, scope: Scope, arrival: &Arrival) {
+        let path = arrival.path_behind(journey.ways.get(self.leg.way).prefix);
+        worker.site.pacing.learn_pool(journey.route(), path, scope);
     }
 
     fn tell(&mut self, worker: &Worker, journey: &Journey, statement: &Statement, arrival: &Arrival) {
@@ -192,9 +229,12 @@ impl Attempt<'_> {
             }
             Class::Limit { axis, scope, wait, stated } => {
                 record.turned_away("limit");
+                self.belongs(worker, journey, *scope, arrival);
                 self.refused(worker, journey, (*axis, *scope, *wait), stated.as_ref(), arrival);
                 journey.ways.turned_away = true;
-                (can_be_sent_again && (status.is_success() || rules.includes_limits(status))).then_some(Duration::ZERO)
+                let retried = can_be_sent_again && (status.is_success() || rules.includes_limits(status));
+                let pause = self.pause_outside(*scope, *wait, journey, arrival);
+                pause.filter(|_| retried)
             }
             Class::Capacity { wait } => {
                 record.turned_away("capacity");
@@ -211,7 +251,9 @@ impl Attempt<'_> {
             Class::Money | Class::Credentials => {
                 record.turned_away(if matches!(class, Class::Money) { "money" } else { "credentials" });
                 let way = journey.ways.get(self.leg.way);
-                route.rest(way.key, worker.site.pacing.clock().now());
+                if route.rest(way.key, worker.site.pacing.clock().now()) {
+                    self.leg.line.vacate(self.leg.keys.of(Scope::Key));
+                }
                 (can_be_sent_again && journey.ways.give_up(self.leg.way)).then_some(Duration::ZERO)
             }
             Class::Impossible { .. } => {
@@ -219,6 +261,23 @@ impl Attempt<'_> {
                 None
             }
         }
+    }
+
+    /// The line holds a request back for the keys that concern it. Where the limit is another one's (of a group that the
+    /// request was not known to belong to), it pauses by itself the second time; `None` if its wait budget does not allow
+    /// that.
+    fn pause_outside(
+        &self,
+        scope: Scope,
+        wait: Option<Duration>,
+        journey: &mut Journey,
+        arrival: &Arrival,
+    ) -> Option<Duration> {
+        // From now on it is known to belong there; if that does not help, it is not asked in a circle.
+        if self.leg.keys.holds(scope) || journey.strays_first() {
+            return Some(Duration::ZERO);
+        }
+        journey.pause_of(wait, arrival)
     }
 
     /// The upstream refused for a limit.
@@ -274,7 +333,21 @@ fn is_worth_reading(route: &Route, status: StatusCode, said: &Said) -> bool {
     }
 }
 
-fn now() -> UnixTime {
+/// Whether a 200 may tell an error in its body: GraphQL does, and so do APIs that stand before others.
+fn may_hide_an_error(route: &Route, arrival: &Arrival, response: &Response<Incoming>) -> bool {
+    let path = arrival.head.uri.path();
+    let is_such = path.ends_with("/graphql")
+        || path.ends_with("/graphql.json")
+        || route.kind == ProviderKind::OpenRouter
+        || (route.kind == ProviderKind::Generic && route.api.is_some());
+    is_such
+        && response.status() == StatusCode::OK
+        && response.headers().contains_key(CONTENT_TYPE)
+        && is_json(response.headers())
+}
+
+/// The time of day, which absolute resets are measured against.
+pub(super) fn now() -> UnixTime {
     // A clock before 1970 tells no time at all.
     UnixTime::try_from(SystemTime::now()).unwrap_or(UnixTime::from_secs(0))
 }

@@ -2,16 +2,20 @@
 
 use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use cooldown_pacer::Spent;
+use cooldown_pacer::{Observation, Spent};
 use http::HeaderMap;
 
 use super::call::Call;
+use super::judge;
 use super::record::Record;
 use super::way;
 use super::worker::Worker;
-use crate::provider::{Estimate, FirstEvent, Usage, UsageHider, UsageReader};
+use crate::config::model::ProviderKind;
+use crate::pacing::Keys;
+use crate::provider::{Class, Estimate, FirstEvent, Usage, UsageHider, UsageReader, classify_in_place};
 
 /// No answer takes more tokens than this; who says so is mistaken, and would put the proxy into debt for days.
 const MOST_TOKENS: u64 = 4_000_000;
@@ -28,6 +32,8 @@ pub(super) struct Meter {
     estimate: Estimate,
     reader: UsageReader,
     hider: Option<UsageHider>,
+    /// What a stream that has not begun yet may still be refused for: the kind of API, and the keys that concern it.
+    refusable: Option<(ProviderKind, Keys)>,
 }
 
 impl Meter {
@@ -50,6 +56,7 @@ impl Meter {
             estimate,
             reader: UsageReader::for_response(headers)?,
             hider: if asked_usage { UsageHider::for_response(headers) } else { None },
+            refusable: None,
         }))
     }
 
@@ -68,9 +75,35 @@ impl Meter {
         self.reader.read(data);
     }
 
+    /// Whether its first token has come, or an error in its place.
+    pub(super) fn has_begun(&self) -> bool {
+        matches!(self.first_event(), Some(FirstEvent::Token | FirstEvent::Error(_)))
+    }
+
     /// How the response began.
     pub(super) fn first_event(&self) -> Option<FirstEvent<'_>> {
         self.reader.first_event()
+    }
+
+    /// The stream goes on without its first token: should it be an error, that is still heard.
+    pub(super) fn listens_for_errors(&mut self, kind: ProviderKind, keys: Keys) {
+        self.refusable = Some((kind, keys));
+    }
+
+    /// What an error says that came in the place of the first token, too late to be tried again; and in a word.
+    pub(super) fn late_refusal(&mut self) -> Option<(Observation, &'static str)> {
+        let (kind, keys) = self.refusable.take()?;
+        let Some(FirstEvent::Error(error)) = self.reader.first_event() else { return None };
+        let until = |wait: Option<Duration>| wait.map(|wait| self.worker.site.pacing().clock().now().after(wait));
+        match classify_in_place(kind, &HeaderMap::new(), error, judge::now()) {
+            Class::Limit { axis, scope, wait, .. } => {
+                Some((Observation::Refused { key: keys.of(scope), unit: axis, until: until(wait) }, "limit"))
+            }
+            Class::Capacity { wait } => {
+                Some((Observation::Closed { key: keys.narrowest(), until: until(wait) }, "capacity"))
+            }
+            _ => None,
+        }
     }
 
     /// What goes on to the client in the place of `data`; it may be empty.

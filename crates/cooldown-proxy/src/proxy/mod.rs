@@ -21,6 +21,7 @@ mod models;
 mod opening;
 mod outgoing;
 mod peer;
+mod reach;
 mod record;
 pub mod request_body;
 mod retry;

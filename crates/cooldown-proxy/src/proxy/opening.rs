@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Response};
 use hyper::body::{Body, Frame, Incoming};
 use tokio::time::{Instant, timeout_at};
 
 use super::meter::Meter;
-use crate::provider::{FirstEvent, LONGEST_BODY, decoded};
+use crate::provider::{LONGEST_BODY, begins_like_an_error, decoded};
 use crate::upstream::Lease;
 
 /// How long the body of an error may take: it is short, and the client waits for it.
@@ -43,6 +43,27 @@ impl Opening {
         opening
     }
 
+    /// Reads the first bytes of an answer in one piece, and all of it, as far as it is worth reading, if it begins like an
+    /// error.
+    pub(super) async fn of_answer(lease: &mut Lease, response: &mut Response<Incoming>) -> Self {
+        let mut opening = Self::default();
+        let mut deadline = Instant::now() + FIRST_BYTE;
+        while opening.bytes < LONGEST_BODY && !response.body().is_end_stream() {
+            let Ok(frame) = timeout_at(deadline, next(lease, response.body_mut())).await else { break };
+            let is_first = opening.bytes == 0;
+            if opening.keep(frame).is_none() {
+                break;
+            }
+            if is_first && opening.bytes > 0 {
+                if !begins_like_an_error(&opening.decoded(response.headers())) {
+                    break;
+                }
+                deadline = Instant::now() + ERROR_TIMEOUT;
+            }
+        }
+        opening
+    }
+
     /// Reads a stream up to its first token or error, but no further than `hold` after its first byte.
     pub(super) async fn of_stream(lease: &mut Lease, body: &mut Incoming, meter: &mut Meter, hold: Duration) -> Self {
         let mut opening = Self::default();
@@ -51,7 +72,7 @@ impl Opening {
             let Ok(frame) = timeout_at(deadline, next(lease, body)).await else { break };
             let Some(data) = opening.keep(frame) else { break };
             meter.read(&data);
-            if matches!(meter.first_event(), Some(FirstEvent::Token | FirstEvent::Error(_))) {
+            if meter.has_begun() {
                 break;
             }
             if !std::mem::replace(&mut begun, true) {
@@ -77,10 +98,14 @@ impl Opening {
         }
     }
 
+    /// Its data, in pieces as they came.
+    pub(super) fn data(&self) -> impl Iterator<Item = &Bytes> {
+        self.frames.iter().filter_map(Frame::data_ref)
+    }
+
     /// What its data says, in one piece; `headers` are those of its response.
     pub(super) fn decoded(&self, headers: &HeaderMap) -> Vec<u8> {
-        let data = self.frames.iter().filter_map(Frame::data_ref);
-        let data: Vec<u8> = data.flat_map(|data| data.iter().copied()).collect();
+        let data: Vec<u8> = self.data().flat_map(|data| data.iter().copied()).collect();
         decoded(headers, &data)
     }
 
@@ -91,7 +116,7 @@ impl Opening {
 
     /// How many bytes are left in it.
     pub(super) fn left(&self) -> u64 {
-        self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum()
+        self.data().map(|data| data.len() as u64).sum()
     }
 
     /// Whether nothing is left in it.

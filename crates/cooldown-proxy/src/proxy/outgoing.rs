@@ -12,6 +12,7 @@ use super::error::ProxyError;
 use super::request_body::RequestBody;
 use super::site::Route;
 use super::way::Way;
+use crate::config::model::ProviderKind;
 use crate::provider::{Edit, rewrite};
 
 /// A request that is ready to be sent.
@@ -81,6 +82,7 @@ fn uri(asked: &Uri, route: &Route, way: &Way, model: Option<&str>) -> Result<Uri
     let path = asked.path_and_query().map_or("/", |path| path.as_str());
     let path = if way.by_model { unified(path, route) } else { Cow::Borrowed(path) };
     let path = renamed_in_path(path, route, model);
+    let path = if forgets_query_key(route, way) { without_query_key(path) } else { path };
     if base.is_empty() && way.prefix == 0 && asked.authority().is_none() && matches!(path, Cow::Borrowed(_)) {
         return Ok(asked.clone());
     }
@@ -105,6 +107,26 @@ fn renamed_in_path<'a>(path: Cow<'a, str>, route: &Route, model: Option<&str>) -
     let named = [["/models/", model, ":"].concat(), ["/deployments/", model, "/"].concat()];
     let found = named.iter().find(|named| path.contains(named.as_str()));
     found.map_or(path.clone(), |named| Cow::Owned(path.replacen(named, &named.replacen(model, own, 1), 1)))
+}
+
+/// Whether a caller's `?key=` is no business of this way's upstream: a key of ours goes in its place, or the model led away
+/// from Google, whose own way of sending credentials it is.
+fn forgets_query_key(route: &Route, way: &Way) -> bool {
+    let is_google = route.kind == ProviderKind::Gemini;
+    (is_google && way.key.is_some()) || (!is_google && way.by_model)
+}
+
+fn without_query_key(path: Cow<'_, str>) -> Cow<'_, str> {
+    let Some((asked, query)) = path.split_once('?').filter(|(_, query)| query.split('&').any(is_key)) else {
+        return path;
+    };
+    let kept: Vec<&str> = query.split('&').filter(|parameter| !is_key(parameter)).collect();
+    let mark = if kept.is_empty() { "" } else { "?" };
+    Cow::Owned([asked, mark, &kept.join("&")].concat())
+}
+
+fn is_key(parameter: &str) -> bool {
+    parameter == "key" || parameter.starts_with("key=")
 }
 
 fn joined(base: &str, path: &str, prefix: usize) -> Result<Uri, ProxyError> {
@@ -134,5 +156,14 @@ mod tests {
         assert_eq!(uri("/internal/", "", "/internal"), "/");
         assert_eq!(uri("/?y", "/base", ""), "/base/?y");
         assert_eq!(uri("*", "/base", ""), "*");
+    }
+
+    #[test]
+    fn credentials_of_a_query_are_left_out_and_nothing_else() {
+        let left = |path: &'static str| without_query_key(Cow::Borrowed(path));
+        assert_eq!(left("/m:generateContent?alt=sse&key=AIza&x=%20"), "/m:generateContent?alt=sse&x=%20");
+        assert_eq!(left("/m:generateContent?key=AIza"), "/m:generateContent");
+        assert!(matches!(left("/m?keys=1&monkey=2"), Cow::Borrowed("/m?keys=1&monkey=2")));
+        assert!(matches!(left("/m?"), Cow::Borrowed("/m?")));
     }
 }

@@ -54,12 +54,14 @@ impl Record {
         [&self.route, &self.domain].map(|figures| figures.as_ref().map(RouteMetrics::waiting))
     }
 
-    /// It may leave after this time in line; zero if it left at once. Figures tell the wait for the first attempt.
-    pub(super) fn waited(&mut self, wait: Duration, first: bool) {
+    /// It stood in line for so long, which adds to earlier waits.
+    pub(super) fn waited(&mut self, wait: Duration) {
         self.line.waited(wait);
-        if first {
-            self.each(|figures| figures.waited(wait));
-        }
+    }
+
+    /// It may leave for its first attempt after this time in line; zero if it left at once.
+    pub(super) fn first_waited(&mut self, wait: Duration) {
+        self.each(|figures| figures.waited(wait));
     }
 
     /// It is sent to the upstream.

@@ -14,6 +14,7 @@ use super::caller::Callers;
 use super::error::ProxyError;
 use super::meanings::Meanings;
 use super::models::ModelTable;
+use super::reach::Reach;
 use super::retry::{RetryBudget, RetryRules};
 use super::returning::Returning;
 use super::route::{Matched, Router};
@@ -65,6 +66,8 @@ pub(super) struct Route {
     /// What its upstream means by what it says about limits.
     pub meanings: Meanings,
     pub retry_budget: RetryBudget,
+    /// Whether its upstream could be reached lately.
+    pub reach: Reach,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -225,6 +228,7 @@ impl Route {
             base_path_always: false,
             meanings: Meanings::default(),
             retry_budget: RetryBudget::default(),
+            reach: Reach::default(),
             metrics: metrics.route(name),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cooldown_pacer::{Ask, Cost, Unit};
+use cooldown_pacer::{Ask, Cost, Instant, Unit};
 use smallvec::SmallVec;
 
 use super::arrival::Arrival;
@@ -25,6 +25,8 @@ pub(super) struct Way {
     pub key: Option<usize>,
     /// It turned this request away for good.
     pub gone: bool,
+    /// The request has come to its upstream.
+    pub tried: bool,
 }
 
 /// The ways that a request can take.
@@ -47,6 +49,17 @@ pub(super) struct Leg {
     cost: Cost,
     /// The tokens that it will probably take, where they count.
     pub estimate: Option<Estimate>,
+    /// Whether its way was shut when it was looked at.
+    shut: Shut,
+}
+
+/// Why a way leads nowhere at present. Looked at before its wait is foreseen, so that a change in between is noticed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Shut {
+    /// Its key is spent or refused.
+    rests: bool,
+    /// The upstream has closed something that concerns the request.
+    closed: bool,
 }
 
 impl Ways {
@@ -80,13 +93,36 @@ impl Ways {
         &self.all[way]
     }
 
+    /// Whether the request could take another way than the one that it is on.
+    pub(super) fn are_several(&self) -> bool {
+        self.all.len() > 1 && self.all.iter().filter(|way| !way.gone).count() > 1
+    }
+
+    /// The request comes to an upstream; whether for the first time.
+    pub(super) fn come_to(&mut self, route: usize) -> bool {
+        let is_first = !self.all.iter().any(|way| way.route == route && way.tried);
+        self.all.iter_mut().filter(|way| way.route == route).for_each(|way| way.tried = true);
+        is_first
+    }
+
     /// Gives up a way; whether there is another one, without which it stays. Credentials of the caller's that did not lead
     /// anywhere on one way are not shown around on others.
     pub(super) fn give_up(&mut self, way: usize) -> bool {
-        self.turned_away = true;
         let is_callers = self.all[way].key.is_none();
-        let is_meant = |(place, other): &(usize, &mut Way)| *place == way || (is_callers && other.key.is_none());
-        self.all.iter_mut().enumerate().filter(is_meant).for_each(|(_, way)| way.gone = true);
+        self.give_up_where(way, |place, other| place == way || (is_callers && other.key.is_none()))
+    }
+
+    /// Gives up all ways to the upstream that a way leads to; whether there is another one, without which that way stays.
+    pub(super) fn give_up_upstream(&mut self, way: usize) -> bool {
+        let route = self.all[way].route;
+        self.give_up_where(way, |_, other| other.route == route)
+    }
+
+    fn give_up_where(&mut self, way: usize, is_meant: impl Fn(usize, &Way) -> bool) -> bool {
+        self.turned_away = true;
+        for (place, other) in self.all.iter_mut().enumerate() {
+            other.gone |= is_meant(place, other);
+        }
         let is_any_left = self.all.iter().any(|way| !way.gone);
         self.all[way].gone = is_any_left;
         is_any_left
@@ -98,46 +134,63 @@ impl Ways {
         if let [_] = self.all.as_slice() {
             return self.leg(site, arrival, 0);
         }
-        let legs: SmallVec<[Leg; 2]> = self.usable(site, arrival);
-        let first = legs.into_iter().map(|leg| (leg.line.foresee(&leg.ask(arrival)), leg.way != self.preferred, leg));
+        let usable = self.usable(site, arrival).into_iter();
+        let first = usable.map(|leg| (leg.line.foresee(&leg.ask(arrival)), leg.way != self.preferred, leg));
         let first = first.min_by_key(|(wait, apart, leg)| (*wait, *apart, leg.way));
         first.map_or_else(|| self.leg(site, arrival, 0), |(.., leg)| leg)
     }
 
-    /// Legs by those ways that are worth a try: not spent or refused, not closed where another is open, not of last resort
-    /// where another is left. If none is, whatever is left.
+    /// Legs by those ways that are worth a try: not spent or refused, not out of reach, not closed where another is open,
+    /// not of last resort where another is left. If none is, whatever is left.
     fn usable(&self, site: &Site, arrival: &Arrival) -> SmallVec<[Leg; 2]> {
-        let left = || self.all.iter().enumerate().filter(|(_, way)| !way.gone);
-        let now = site.pacing.clock().now();
-        let awake = |way: &Way| !site.routes[way.route].rests(way.key, now);
-        let legs = |wanted: &dyn Fn(&Way) -> bool| -> SmallVec<[Leg; 2]> {
-            let wanted = left().filter(|(_, way)| wanted(way));
-            wanted.map(|(place, _)| self.leg(site, arrival, place)).collect()
-        };
-        let is_primary = |way: &Way| !site.routes[way.route].is_fallback();
-        let primaries = legs(&|way: &Way| awake(way) && is_primary(way));
-        let has_fallback = left().any(|(_, way)| !is_primary(way));
-        let is_open = |leg: &Leg| !leg.line.is_closed(leg.keys.all());
-        if !primaries.is_empty() && (!has_fallback || (!self.turned_away && primaries.iter().any(is_open))) {
-            return primaries;
+        let lost = self.out_of_reach(site, site.pacing.clock().now());
+        let left = self.all.iter().enumerate().filter(|(_, way)| !way.gone);
+        let mut legs: SmallVec<[Leg; 2]> = left.map(|(place, _)| self.leg(site, arrival, place)).collect();
+        legs.iter_mut().for_each(|leg| leg.shut = self.shut(site, leg));
+        let is_awake = |leg: &Leg| !leg.shut.rests && !lost.contains(&self.get(leg.way).route);
+        if legs.iter().any(is_awake) {
+            legs.retain(|leg| is_awake(leg));
         }
-        let awake = legs(&awake);
-        if awake.is_empty() { legs(&|_| true) } else { awake }
+        let is_primary = |leg: &Leg| !site.routes[self.get(leg.way).route].is_fallback();
+        if !self.turned_away && legs.iter().any(|leg| is_primary(leg) && is_awake(leg) && !leg.shut.closed) {
+            legs.retain(|leg| is_primary(leg));
+        }
+        legs
+    }
+
+    /// Whether a leg's way was shut after it was looked at, while there are others.
+    pub(super) fn has_shut(&self, site: &Site, leg: &Leg) -> bool {
+        let is_new = |before: Shut, now: Shut| (now.rests && !before.rests) || (now.closed && !before.closed);
+        self.are_several() && is_new(leg.shut, self.shut(site, leg))
+    }
+
+    fn shut(&self, site: &Site, leg: &Leg) -> Shut {
+        let way = self.get(leg.way);
+        let rests = site.routes[way.route].rests(way.key, site.pacing.clock().now());
+        Shut { rests, closed: leg.line.is_closed(leg.keys.all()) }
+    }
+
+    /// The routes whose upstreams could not be reached lately. Each is asked once: who asks at the end of its time tries it.
+    fn out_of_reach(&self, site: &Site, now: Instant) -> SmallVec<[usize; 2]> {
+        let mut routes: SmallVec<[usize; 2]> = self.all.iter().filter(|way| !way.gone).map(|way| way.route).collect();
+        routes.dedup();
+        routes.retain(|route| site.routes[*route].reach.is_lost(now));
+        routes
     }
 
     /// What the request asks for on a way.
     fn leg(&self, site: &Site, arrival: &Arrival, way: usize) -> Leg {
-        let Way { route: index, key, .. } = self.all[way];
+        let Way { route: index, prefix, key, .. } = self.all[way];
         let route = &site.routes[index];
         let model = arrival.model().map(|model| route.own_name(model));
         let by = match key {
             Some(key) => Credential::Ours(key),
             None => arrival.credentials.map_or(Credential::None, Credential::Callers),
         };
-        let keys = site.pacing.keys(index, by, model, arrival.head.uri.path(), &arrival.common);
+        let keys = site.pacing.keys(index, by, model, arrival.path_behind(prefix), &arrival.common);
         let estimate = estimate(route, arrival, model);
         let cost = estimate.map_or(Cost::ONE_REQUEST, |estimate| route.reserved(&estimate));
-        Leg { way, line: Arc::clone(site.pacing.line(index)), keys, cost, estimate }
+        Leg { way, line: Arc::clone(site.pacing.line(index)), keys, cost, estimate, shut: Shut::default() }
     }
 }
 
@@ -158,7 +211,7 @@ impl Leg {
 
 fn add(all: &mut SmallVec<[Way; 1]>, site: &Site, matched: Matched, by_model: bool) {
     let Matched { route, prefix } = matched;
-    let way = |key| Way { route, prefix, by_model, key, gone: false };
+    let way = |key| Way { route, prefix, by_model, key, gone: false, tried: false };
     match site.routes[route].keys() {
         0 => all.push(way(None)),
         keys => all.extend((0..keys).map(|key| way(Some(key)))),

@@ -29,3 +29,4 @@ mod smuggling;
 mod streaming;
 mod tls;
 mod tokens;
+mod ways;

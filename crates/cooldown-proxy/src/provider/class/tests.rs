@@ -361,10 +361,35 @@ proptest! {
 
 #[test]
 fn a_stream_that_begins_with_trouble_of_the_upstreams_is_tried_again() {
-    let stream = |json: &str| classify_stream_error(OpenAi, json.as_bytes(), NOW);
+    let stream = |json: &str| classify_in_place(OpenAi, &HeaderMap::new(), json.as_bytes(), NOW);
     let trouble = r#"{"error":{"code":"server_error","message":"The server had an error."}}"#;
     assert_eq!(stream(trouble), Class::Capacity { wait: None });
     let blame = r#"{"error":{"type":"invalid_request_error","message":"There is no such tool."}}"#;
     assert_eq!(stream(blame), Class::Fault);
     assert_eq!(stream("{}"), Class::Fine);
+}
+
+#[rstest]
+#[case::graphql(r#"{"errors":[{"type":"RATE_LIMITED"}]}"#, true)]
+#[case::spaced(" \n{ \"errors\" : [", true)]
+#[case::gateway(r#"{"error":{"code":429}"#, true)]
+#[case::nothing_came(r#"{"data": null, "errors": []}"#, true)]
+#[case::data(r#"{"data":{"error":1}}"#, false)]
+#[case::no_error(r#"{"error":null,"choices":[]}"#, false)]
+#[case::answer(r#"{"id":"1","error":{}}"#, false)]
+#[case::other_name(r#"{"errors_of_fact":1}"#, false)]
+#[case::cut_off(r#"{"error":"#, false)]
+#[case::list("[]", false)]
+#[case::nothing("", false)]
+fn an_error_is_known_by_how_it_begins(#[case] json: &str, #[case] is_error: bool) {
+    assert_eq!(begins_like_an_error(json.as_bytes()), is_error);
+}
+
+#[test]
+fn the_fields_of_a_200_tell_how_long_its_error_lasts() {
+    let headers =
+        [("retry-after", "7")].map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    let body = br#"{"errors":[{"type":"RATE_LIMITED","message":"API rate limit exceeded for user ID 1."}]}"#;
+    let class = classify_in_place(GitHub, &headers.into_iter().collect(), body, NOW);
+    assert_eq!(limit(class).2, Some(7.0));
 }
