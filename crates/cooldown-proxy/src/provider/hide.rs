@@ -58,6 +58,9 @@ impl UsageHider {
 
     /// What goes on in the place of `chunk`; it may be empty.
     pub fn filter(&mut self, chunk: Bytes) -> Bytes {
+        if chunk.is_empty() {
+            return chunk;
+        }
         if self.is_untouched(&chunk) {
             self.scanner.pass_events();
             return chunk;
@@ -197,6 +200,14 @@ mod tests {
                 assert_eq!(filtered(&asked, &[size]), unasked, "{end:?}, {size}");
             }
         }
+    }
+
+    #[test]
+    fn an_empty_chunk_changes_nothing() {
+        let mut hider = UsageHider::default();
+        let chunks = ["data: {\"choices\":[],\"usage\":{}}\r\n\r", "", "\n", ": comment\r\n\r\n"];
+        let out: Vec<u8> = chunks.iter().flat_map(|chunk| hider.filter(Bytes::from_static(chunk.as_bytes()))).collect();
+        assert_eq!(out, b": comment\r\n\r\n");
     }
 
     #[test]
