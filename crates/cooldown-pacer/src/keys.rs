@@ -33,7 +33,7 @@ pub(crate) struct Keys {
     /// The fixed part of every guard, in nanoseconds.
     guard: u64,
     max_keys: usize,
-    /// After this many newcomers, keys that are as new are forgotten.
+    /// After this many newcomers, and before the next request names its keys, those that are as new are forgotten.
     sweep_in: usize,
 }
 
@@ -120,9 +120,13 @@ impl Keys {
         self.table.iter().map(|(_, state)| state).filter(move |state| state.key.limits == id)
     }
 
-    /// The table's places of these keys. Keys without limits concern nobody, unless
-    /// the upstream may add some.
+    /// The table's places of these keys, which hold until the next call unless somebody waits or leaves with them. Keys
+    /// without limits concern nobody, unless the upstream may add some.
     pub(crate) fn resolve(&mut self, now: u64, keys: &[Key]) -> KeySet {
+        // Not between two keys: the place of the first one would be gone.
+        if self.sweep_in == 0 {
+            self.sweep(now);
+        }
         let mut set = KeySet::new();
         for &key in keys {
             if let Some(&index) = self.index.get(&key) {
@@ -139,10 +143,7 @@ impl Keys {
     }
 
     fn insert(&mut self, now: u64, key: Key) -> KeyIndex {
-        self.sweep_in -= 1;
-        if self.sweep_in == 0 {
-            self.sweep(now);
-        }
+        self.sweep_in = self.sweep_in.saturating_sub(1);
         let key = if self.table.len() < self.max_keys { key } else { Key { subject: OVERFLOW, ..key } };
         if let Some(&index) = self.index.get(&key) {
             return index;

@@ -163,6 +163,21 @@ fn keys_beyond_the_bound_cost_no_sweep_each() {
 }
 
 #[test]
+fn keys_are_not_forgotten_while_a_request_names_them() {
+    let (mut pacer, first) = pacer_with(Settings::default(), &[requests_per(1, 1000).into()]);
+    let second = pacer.add_limits(vec![requests_per(1000, 1000).into()]);
+    // However many newcomers came before, the second key may be the one that makes others be forgotten.
+    for newcomers in 0..2100u32 {
+        let now = at((u64::from(newcomers) + 1) * 10 * SECOND);
+        let keys = [Key::whole(first), Key { limits: second, subject: newcomers.into() }];
+        let Admission::Go(permit) = pacer.admit(now, Ask::new(Flow(1), keys)) else { panic!("there is room") };
+        pacer.settle(now, permit, Spent::AsEstimated);
+        let foreseen = pacer.foresee(now, &Ask::new(Flow(1), [Key::whole(first)]));
+        assert!(foreseen.since(now) >= Duration::from_secs(1), "after {newcomers} newcomers the limit was skipped");
+    }
+}
+
+#[test]
 fn the_end_of_time_is_no_special_case() {
     let (mut pacer, limits) = pacer_with(Settings::default(), &[requests_per(1, 1000).into()]);
     let ask = || Ask::new(Flow(1), [Key::whole(limits)]);

@@ -112,11 +112,12 @@ impl Noise {
         self.permits.keys().nth(index).copied()
     }
 
-    /// A key closes until it was told to, 31 days at most, or for a minute at most if it was not told.
+    /// A key closes until it was told to, 31 days at most, or for a minute at most if it was not told. Where what was
+    /// told proved too short, up to a second of back-off holds too.
     fn note_closing(&mut self, observation: &Observation) {
         let (Observation::Refused { until, .. } | Observation::Closed { until, .. }) = observation else { return };
         let untold = self.now + 60 * SECOND;
-        let told = |until: Instant| until.as_nanos().min(self.now + 31 * 24 * 3600 * SECOND);
+        let told = |until: Instant| until.as_nanos().min(self.now + 31 * 24 * 3600 * SECOND).max(self.now + SECOND);
         self.closable = self.closable.max(until.map_or(untold, told));
     }
 
