@@ -58,6 +58,8 @@ struct Source {
     next: usize,
     /// Something was sent that is not kept.
     lost: bool,
+    /// A piece was read that there was no memory for.
+    short: bool,
     trailers: Option<HeaderMap>,
     /// `None` once its end has been read.
     rest: Option<Incoming>,
@@ -75,6 +77,7 @@ impl RequestBody {
             kept: VecDeque::new(),
             next: 0,
             lost: false,
+            short: false,
             trailers: None,
             rest: Some(incoming),
             held: Held::none(memory),
@@ -136,12 +139,12 @@ impl Source {
 
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         while let Some(rest) = self.rest.as_mut() {
-            if self.held.bytes() >= MOST_AHEAD || self.held.memory().is_spent() {
+            if self.short || self.held.bytes() >= MOST_AHEAD || self.held.memory().is_spent() {
                 return Poll::Ready(Ok(()));
             }
             match ready!(Pin::new(rest).poll_frame(cx)) {
                 // The last piece may exceed what is left: it has been read already.
-                Some(Ok(frame)) => drop(self.keep(frame)),
+                Some(Ok(frame)) => self.short |= !self.keep(frame),
                 Some(Err(error)) => return Poll::Ready(Err(error.into())),
                 None => self.rest = None,
             }
@@ -296,6 +299,76 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Passing(passing) => passing.0.borrow().size_hint(),
             Self::Whole(pieces) => SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::{IntoFuture, pending, poll_fn};
+
+    use http_body_util::{BodyExt, Empty};
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::TokioIo;
+    use parking_lot::Mutex;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// How much of a body is read at once, in bytes.
+    const FRAME: usize = 16 * 1024;
+
+    /// The body of a request that says that it has this length, and where its bytes are written.
+    async fn incoming(length: usize) -> (Incoming, DuplexStream) {
+        let (mut client, server) = duplex(FRAME);
+        let (hand, handed) = oneshot::channel();
+        let hand = Mutex::new(Some(hand));
+        let service = service_fn(move |request: Request<Incoming>| {
+            if let Some(hand) = hand.lock().take() {
+                hand.send(request.into_body()).expect("the test waits for it");
+            }
+            pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+        });
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(FRAME);
+        tokio::spawn(builder.serve_connection(TokioIo::new(server), service).into_future());
+        let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.expect("the head is sent");
+        (handed.await.expect("a request"), client)
+    }
+
+    /// Writes so many bytes, and then stands still.
+    fn write(mut client: DuplexStream, bytes: usize) {
+        tokio::spawn(async move {
+            client.write_all(&vec![b'x'; bytes]).await.expect("it is read");
+            pending::<()>().await;
+        });
+    }
+
+    fn kept(body: &RequestBody) -> usize {
+        let RequestBody::Passing(passing) = body else { return 0 };
+        passing.0.borrow().kept.iter().map(Bytes::len).sum()
+    }
+
+    #[tokio::test]
+    async fn a_waiting_body_is_read_as_far_as_there_is_memory_and_no_further() {
+        const LENGTH: usize = 1 << 20;
+        for room in [0, 100, 3 * FRAME, 1 << 30] {
+            let (incoming, client) = incoming(LENGTH).await;
+            write(client, LENGTH);
+            let memory = Rc::new(BodyMemory::new(room));
+            let mut body = RequestBody::new(incoming, Duration::from_secs(60), &memory);
+            for _ in 0..100 {
+                poll_fn(|cx| body.poll_ahead(cx)).await.expect("it does not break off");
+            }
+            let most = room.min(MOST_AHEAD) + FRAME;
+            assert!(kept(&body) <= most, "{} bytes were read with memory for {}", kept(&body), room);
+            let whole = body.again().expect("nothing has been sent").collect().await.expect("a whole body");
+            assert_eq!(whole.to_bytes().len(), LENGTH, "what comes later is not lost");
         }
     }
 }
