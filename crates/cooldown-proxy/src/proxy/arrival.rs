@@ -80,7 +80,7 @@ impl Arrival {
         let upgrade = wanted_upgrade(&mut head);
         forwardable(&mut head, peer, &caller, upgrade.is_some());
         let credentials = caller::credentials(&head.headers).map(|value| site.pacing.hash(value.as_bytes()));
-        let body = RequestBody::new(incoming, site.idle_timeout, &worker.memory);
+        let body = RequestBody::new(incoming, site.idle_timeout, &site.memory);
         let (call, trace, returns) = (None, None, false);
         let mut arrival = Self {
             head,

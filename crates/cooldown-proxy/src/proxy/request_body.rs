@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -69,7 +70,7 @@ struct Source {
 
 impl RequestBody {
     /// The body of a request, of which nothing has been read yet.
-    pub(super) fn new(incoming: Incoming, idle_limit: Duration, memory: &Rc<BodyMemory>) -> Self {
+    pub(super) fn new(incoming: Incoming, idle_limit: Duration, memory: &Arc<BodyMemory>) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
@@ -360,7 +361,7 @@ mod tests {
         for room in [0, 100, 3 * FRAME, 1 << 30] {
             let (incoming, client) = incoming(LENGTH).await;
             write(client, LENGTH);
-            let memory = Rc::new(BodyMemory::new(room));
+            let memory = Arc::new(BodyMemory::new(room));
             let mut body = RequestBody::new(incoming, Duration::from_secs(60), &memory);
             for _ in 0..100 {
                 poll_fn(|cx| body.poll_ahead(cx)).await.expect("it does not break off");
