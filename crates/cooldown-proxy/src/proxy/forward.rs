@@ -126,7 +126,7 @@ async fn pace(
     let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
     match leg.line.admit(leg.ask(arrival)) {
         Admission::Go(permit) => {
-            record.waited(Duration::ZERO, journey.attempts == 0);
+            record.waited(Duration::ZERO);
             Ok(Turn { lease, permit, late: false })
         }
         Admission::Refuse(refusal) => Err(ProxyError::Refused(refusal)),
@@ -137,7 +137,7 @@ async fn pace(
             let permit = wait(place, arrival, record).await?;
             let waited = began.elapsed();
             journey.waited += waited;
-            record.waited(waited, journey.attempts == 0);
+            record.waited(waited);
             let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
             Ok(Turn { lease, permit, late: true })
         }

@@ -17,12 +17,14 @@ pub(super) struct Record {
     route: Option<Arc<RouteMetrics>>,
     /// Figures of the domain that it asked for.
     domain: Option<Arc<RouteMetrics>>,
+    /// Its wait for the first attempt was told.
+    has_waited: bool,
 }
 
 impl Record {
     /// A request arrived.
     pub(super) fn begin(log: &AccessLog, method: &Method, host: &str, path: &str) -> Self {
-        Self { line: log.line(method, host, path), route: None, domain: None }
+        Self { line: log.line(method, host, path), route: None, domain: None, has_waited: false }
     }
 
     /// It asks for a domain with these figures.
@@ -55,9 +57,9 @@ impl Record {
     }
 
     /// It may leave after this time in line; zero if it left at once. Figures tell the wait for the first attempt.
-    pub(super) fn waited(&mut self, wait: Duration, first: bool) {
+    pub(super) fn waited(&mut self, wait: Duration) {
         self.line.waited(wait);
-        if first {
+        if !std::mem::replace(&mut self.has_waited, true) {
             self.each(|figures| figures.waited(wait));
         }
     }
@@ -111,5 +113,27 @@ impl Record {
 
     fn each(&self, tell: impl Fn(&RouteMetrics)) {
         self.route.iter().chain(&self.domain).for_each(|figures| tell(figures));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    #[test]
+    fn the_wait_of_a_request_is_counted_once_however_often_it_waits() {
+        let metrics = Metrics::new();
+        let mut record = Record::begin(&AccessLog::off(), &Method::GET, "a.example", "/");
+        record.asked_for(metrics.domain("a.example"));
+        // The connection fails after the first one, so that nothing is sent.
+        record.waited(Duration::from_secs(2));
+        record.waited(Duration::from_secs(3));
+        record.sent();
+        record.waited(Duration::ZERO);
+        let text = metrics.encode().expect("figures");
+        let told = |what: &str| text.lines().find(|line| line.contains(what)).and_then(|line| line.rsplit(' ').next());
+        assert_eq!(told("wait_seconds_count"), Some("1"), "{text}");
+        assert_eq!(told("wait_seconds_sum"), Some("2.0"), "{text}");
     }
 }
