@@ -134,6 +134,7 @@ impl Source {
     fn rewind(&mut self) -> bool {
         if !self.lost {
             self.next = 0;
+            self.idle.restart();
         }
         !self.lost
     }
@@ -371,5 +372,20 @@ mod tests {
             let whole = body.again().expect("nothing has been sent").collect().await.expect("a whole body");
             assert_eq!(whole.to_bytes().len(), LENGTH, "what comes later is not lost");
         }
+    }
+
+    #[tokio::test]
+    async fn the_time_between_two_attempts_is_not_the_clients() {
+        let idle = Duration::from_millis(50);
+        let (incoming, _client) = incoming(1).await;
+        let body = RequestBody::new(incoming, idle, &Arc::new(BodyMemory::new(1000)));
+        let mut first = body.again().expect("nothing has been sent");
+        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut first).poll_frame(cx))).await.is_pending());
+        drop(first);
+        tokio::time::sleep(2 * idle).await;
+        let mut second = body.again().expect("nothing has been sent");
+        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut second).poll_frame(cx))).await.is_pending());
+        let cut = second.frame().await.expect("the clock runs");
+        assert!(matches!(cut, Err(BodyError::Idle)), "{cut:?}");
     }
 }
