@@ -9,7 +9,7 @@ use http::request::Parts;
 
 use super::body_memory::Held;
 use super::error::ProxyError;
-use super::request_body::{RequestBody, WholeError};
+use super::request_body::{Read, RequestBody, WholeError};
 use crate::provider::{Edit, Peek, PeekFault, Reserve, model_of_path, peek};
 
 /// A call to a model.
@@ -17,6 +17,8 @@ use crate::provider::{Edit, Peek, PeekFault, Reserve, model_of_path, peek};
 pub(super) struct Call {
     /// The body, if it was read.
     pub body: Option<Bytes>,
+    /// What came after it.
+    pub trailers: Option<Box<HeaderMap>>,
     /// The model as the client named it.
     pub model: Option<Box<str>>,
     /// Where the body names it.
@@ -39,6 +41,7 @@ impl Call {
     pub(super) fn of_path(head: &Parts) -> Self {
         Self {
             body: None,
+            trailers: None,
             model: model_in_path(head).map(Box::from),
             named_at: None,
             stream: false,
@@ -57,16 +60,17 @@ impl Call {
     /// # Errors
     /// When it is longer than `max_body`, breaks off, or could be read in two ways.
     pub(super) async fn read(head: &Parts, body: &RequestBody, max_body: usize) -> Result<Self, ProxyError> {
-        let (whole, held) = body.whole(max_body).await.map_err(|error| failure(error, max_body))?;
-        let mut call = Self { _held: held, ..Self::of_path(head) };
-        match peek(&whole) {
+        let Read { bytes, trailers, held } =
+            body.whole(max_body).await.map_err(|error| failure(error, max_body))?;
+        let mut call = Self { trailers, _held: held, ..Self::of_path(head) };
+        match peek(&bytes) {
             Ok(peek) => call.understand(&peek, head),
             Err(PeekFault::Twice(_)) => {
                 return Err(ProxyError::InvalidRequest("a field of its body that the proxy reads is given twice"));
             }
             Err(PeekFault::NotJson | PeekFault::NotAnObject | PeekFault::ModelNotText) => {}
         }
-        call.body = Some(whole);
+        call.body = Some(bytes);
         Ok(call)
     }
 

@@ -32,12 +32,29 @@ pub enum RequestBody {
     /// It comes from the client; another attempt may need it again.
     Passing(Passing),
     /// It is known whole.
-    Whole(VecDeque<Bytes>),
+    Whole(Whole),
 }
 
 /// A body that comes from the client. Clones share it: one is sent, the other waits for what comes of that.
 #[derive(Debug, Clone)]
 pub struct Passing(Rc<RefCell<Source>>);
+
+/// A body that is known whole, as far as it has not been sent.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    pieces: VecDeque<Bytes>,
+    /// What comes after it, where it is sent in chunks.
+    trailers: Option<Box<HeaderMap>>,
+}
+
+/// A body that was read whole.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub bytes: Bytes,
+    pub trailers: Option<Box<HeaderMap>>,
+    /// The memory that it holds.
+    pub held: Option<Held>,
+}
 
 /// Why a body cannot be read whole.
 #[derive(Debug)]
@@ -86,12 +103,17 @@ impl RequestBody {
         }))))
     }
 
+    /// A body that is known whole, with the trailers that follow it.
+    pub(super) fn of(pieces: impl IntoIterator<Item = Bytes>, trailers: Option<Box<HeaderMap>>) -> Self {
+        Self::Whole(Whole { pieces: pieces.into_iter().collect(), trailers })
+    }
+
     /// The same body from its beginning, for another attempt; `None` if a part of it is gone.
     pub(super) fn again(&self) -> Option<Self> {
         match self {
             Self::Empty => Some(Self::Empty),
             Self::Passing(passing) => passing.0.borrow_mut().rewind().then(|| Self::Passing(passing.clone())),
-            Self::Whole(pieces) => Some(Self::Whole(pieces.clone())),
+            Self::Whole(whole) => Some(Self::Whole(whole.clone())),
         }
     }
 
@@ -120,13 +142,20 @@ impl RequestBody {
         }
     }
 
-    /// Reads all of it, at most `most` bytes, and returns it with the memory that it holds.
-    pub(super) async fn whole(&self, most: usize) -> Result<(Bytes, Option<Held>), WholeError> {
-        let Self::Passing(passing) = self else { return Ok((Bytes::new(), None)) };
+    /// Reads all of it, at most `most` bytes.
+    ///
+    /// # Errors
+    /// When it is longer, there is no memory for it, or it breaks off.
+    pub(super) async fn whole(&self, most: usize) -> Result<Read, WholeError> {
+        let Self::Passing(passing) = self else { return Ok(Read { bytes: Bytes::new(), trailers: None, held: None }) };
         std::future::poll_fn(|cx| passing.0.borrow_mut().poll_whole(most, cx)).await?;
         let mut source = passing.0.borrow_mut();
         let held = Held::none(source.held.memory());
-        Ok((source.joined(), Some(std::mem::replace(&mut source.held, held))))
+        Ok(Read {
+            bytes: source.joined(),
+            trailers: source.trailers.take().map(Box::new),
+            held: Some(std::mem::replace(&mut source.held, held)),
+        })
     }
 }
 
@@ -271,6 +300,13 @@ impl Source {
     }
 }
 
+impl Whole {
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        let piece = self.pieces.pop_front().map(Frame::data);
+        piece.or_else(|| self.trailers.take().map(|trailers| Frame::trailers(*trailers)))
+    }
+}
+
 /// A piece without the buffer that it was read into, where that is much larger.
 fn worth_keeping(data: Bytes) -> Bytes {
     if data.len() < WORTH_COPYING { Bytes::copy_from_slice(&data) } else { data }
@@ -284,7 +320,7 @@ impl Body for RequestBody {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Passing(passing) => passing.0.borrow_mut().poll_frame(cx),
-            Self::Whole(pieces) => Poll::Ready(pieces.pop_front().map(|piece| Ok(Frame::data(piece)))),
+            Self::Whole(whole) => Poll::Ready(whole.next().map(Ok)),
         }
     }
 
@@ -292,7 +328,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Passing(passing) => passing.0.borrow().is_end_stream(),
-            Self::Whole(pieces) => pieces.is_empty(),
+            Self::Whole(whole) => whole.pieces.is_empty() && whole.trailers.is_none(),
         }
     }
 
@@ -300,7 +336,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Passing(passing) => passing.0.borrow().size_hint(),
-            Self::Whole(pieces) => SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum()),
+            Self::Whole(whole) => SizeHint::with_exact(whole.pieces.iter().map(|piece| piece.len() as u64).sum()),
         }
     }
 }
