@@ -99,11 +99,11 @@ impl Call {
     }
 }
 
-/// Whether a request carries JSON. Without a content type it is worth a look.
-pub(super) fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return true };
+/// Whether a request carries JSON; `None` if it does not say what it carries.
+pub(super) fn is_json(headers: &HeaderMap) -> Option<bool> {
+    let value = headers.get(CONTENT_TYPE)?;
     let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    essence.eq_ignore_ascii_case(b"application/json") || essence.to_ascii_lowercase().ends_with(b"+json")
+    Some(essence.eq_ignore_ascii_case(b"application/json") || essence.to_ascii_lowercase().ends_with(b"+json"))
 }
 
 /// The model that the path names, as Gemini's and Azure's do.
