@@ -61,6 +61,13 @@ impl Pacer {
         self.keys.of(limits).flat_map(|state| taught(state).into_iter().map(|room| (state.key, room))).collect()
     }
 
+    /// Whether the upstream has taught anything about a key that still holds: a limit, a rate, a closure.
+    pub fn has_learned(&self, now: Instant, key: Key) -> bool {
+        let now = self.last_now().max(now.as_nanos());
+        let taught = self.keys.find(key).and_then(|state| state.taught.as_ref());
+        taught.is_some_and(|taught| taught.closed(now).is_some() || !rooms(taught, now).is_empty())
+    }
+
     /// Whether a key is closed.
     pub fn is_closed(&self, now: Instant, key: Key) -> bool {
         let now = self.last_now().max(now.as_nanos());

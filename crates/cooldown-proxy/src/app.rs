@@ -102,11 +102,10 @@ impl App {
 
     fn start(self) -> anyhow::Result<Running> {
         let (phase, told) = watch::channel(Phase::Serving);
-        let count = self.listeners.workers.len();
-        let mut workers = Vec::with_capacity(count);
+        let mut workers = Vec::with_capacity(self.listeners.workers.len());
         for (index, listeners) in self.listeners.workers.into_iter().enumerate() {
             let site = Arc::clone(&self.site);
-            let worker = WorkerThread::start(index, count, listeners, site, self.header_timeout, told.clone());
+            let worker = WorkerThread::start(index, listeners, site, self.header_timeout, told.clone());
             workers.push(worker.context("a worker cannot be started")?);
         }
         let admin = match self.admin {

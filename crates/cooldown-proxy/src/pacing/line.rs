@@ -143,6 +143,12 @@ impl Line {
         self.inner.lock().pacer.learned(now, limits)
     }
 
+    /// Whether the upstream has taught anything about a key that still holds.
+    pub(super) fn has_learned(&self, key: Key) -> bool {
+        let inner = self.inner.lock();
+        inner.pacer.has_learned(self.clock.now(), key)
+    }
+
     /// Which keys of these limits are closed.
     pub(super) fn closed(&self, now: Instant, limits: LimitsId) -> Vec<Closure> {
         self.inner.lock().pacer.closed(now, limits)

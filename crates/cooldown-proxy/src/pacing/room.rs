@@ -12,7 +12,7 @@ use super::keys::Label;
 use super::line::Line;
 use crate::telemetry::{CooldownFigure, RoomFigure, Scope};
 
-/// More keys than this have no name in the figures: there may be as many as clients and models.
+/// More keys than this have no name in the figures at one time: there may be as many as clients and models.
 const MOST_LABELS: usize = 500;
 
 /// A key with a name.
@@ -87,9 +87,18 @@ impl Pacing {
     pub fn name(&self, route: usize, key: Key, label: impl FnOnce() -> Label) {
         let line = Arc::as_ptr(self.line(route)).addr();
         let mut known = self.labels.known.lock();
+        if known.len() >= MOST_LABELS && !known.contains_key(&(line, key)) {
+            known.retain(|(line, key), _| self.is_known(*line, *key));
+        }
         if known.len() < MOST_LABELS {
             known.entry((line, key)).or_insert_with(label);
         }
+    }
+
+    /// Whether there is anything to tell of a key, whose line is at this address.
+    fn is_known(&self, line: usize, key: Key) -> bool {
+        let line = self.lines.iter().find(|other| Arc::as_ptr(other).addr() == line);
+        line.is_some_and(|line| line.has_learned(key))
     }
 
     /// A key that stands for all of an upstream needs no name.
@@ -119,5 +128,55 @@ fn figure(scope: Scope, name: &str, label: &Label, room: &Room) -> RoomFigure {
             Source::Found => "found",
         },
         room: room.left,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cooldown_pacer::{Ask, Flow, Observation};
+
+    use super::super::{Admission, Credential};
+    use super::*;
+    use crate::config;
+
+    fn pacing() -> Pacing {
+        let text = "server: {host: localhost, port: 1}\nroutes: {\"*\": \"http://localhost\"}";
+        let config = config::parse("test.yaml", text, &|_: &str| None).unwrap_or_else(|faults| panic!("{faults}"));
+        Pacing::new(&config).expect("a thread")
+    }
+
+    /// Closes a model for this long and names it.
+    fn close(pacing: &Pacing, model: &str, lasting: Duration) {
+        let keys = pacing.keys(0, Credential::None, Some(model), "/", &pacing.common_keys(None, "", None));
+        let key = keys.narrowest();
+        let Admission::Go(mut permit) = pacing.line(0).admit(Ask::new(Flow(1), [key]), false) else {
+            panic!("{model} waits")
+        };
+        permit.sent(false);
+        let until = Some(pacing.clock().now().after(lasting));
+        let lesson = permit.observe(Observation::Closed { key, until });
+        assert!(lesson.is_some());
+        pacing.name(0, key, || Label { key: None, model: Some(model.into()) });
+    }
+
+    fn closed(pacing: &Pacing) -> HashSet<String> {
+        pacing.cooldowns().into_iter().filter_map(|figure| figure.model).collect()
+    }
+
+    #[test]
+    fn a_name_is_forgotten_when_there_is_nothing_to_tell_of_it_and_room_is_needed() {
+        const SHORT: Duration = Duration::from_millis(20);
+        let pacing = pacing();
+        (0..MOST_LABELS - 1).for_each(|model| close(&pacing, &format!("old-{model}"), SHORT));
+        close(&pacing, "lasting", Duration::from_secs(600));
+        std::thread::sleep(2 * SHORT);
+        (0..MOST_LABELS - 1).for_each(|model| close(&pacing, &format!("new-{model}"), Duration::from_secs(600)));
+        let names = closed(&pacing);
+        assert!(names.contains("lasting") && names.contains("new-0"), "{} names", names.len());
+        assert_eq!(names.len(), MOST_LABELS);
+        close(&pacing, "one too many", Duration::from_secs(600));
+        assert_eq!(closed(&pacing), names, "there are no more names than that");
     }
 }

@@ -24,6 +24,9 @@ use super::target;
 use super::worker::Worker;
 use crate::pacing::CommonKeys;
 
+/// A longer body that does not say what it is passes unread, in bytes.
+const LONGEST_UNTYPED: usize = 1024 * 1024;
+
 /// A request as it arrived.
 pub(super) struct Arrival {
     /// The client's head in the form in which upstreams get it, but for its target, its host and credentials of ours.
@@ -83,7 +86,7 @@ impl Arrival {
             call::model_in_path(&head).and_then(|_| caller::credentials_in_query(&head.uri)).map(str::as_bytes)
         });
         let credentials = credentials.map(|value| site.pacing.hash(value));
-        let body = RequestBody::new(incoming, site.idle_timeout, &worker.memory);
+        let body = RequestBody::new(incoming, site.idle_timeout, &site.memory);
         let (call, trace, returns) = (None, None, false);
         let mut arrival = Self {
             head,
@@ -126,8 +129,18 @@ impl Arrival {
             // What is too long to be read can still take the route for everything else.
             Led::ByModel { otherwise } => otherwise.is_none() || self.body.size_hint().lower() <= site.max_body as u64,
         };
-        let can_tell = call::is_json(&self.head.headers) || call::model_in_path(&self.head).is_some();
+        let can_tell = self.may_be_json(site) || call::model_in_path(&self.head).is_some();
         matters && can_tell && matches!(self.head.method, Method::POST | Method::PUT | Method::PATCH)
+    }
+
+    /// Whether its body is worth reading. One that does not say what it is may be a long upload: it is read only if it is
+    /// known to be short, or if nothing else can lead it anywhere.
+    fn may_be_json(&self, site: &Site) -> bool {
+        call::is_json(&self.head.headers).unwrap_or_else(|| {
+            let most = site.max_body.min(LONGEST_UNTYPED) as u64;
+            matches!(self.led, Led::ByModel { otherwise: None })
+                || self.body.size_hint().exact().is_some_and(|length| length <= most)
+        })
     }
 
     /// Reads what routing and cost need of the body.
@@ -135,7 +148,7 @@ impl Arrival {
     /// # Errors
     /// When it is too long, or can be read in two ways.
     pub(super) async fn read(&mut self, worker: &Worker) -> Result<(), ProxyError> {
-        let call = if self.body.is_end_stream() || !call::is_json(&self.head.headers) {
+        let call = if self.body.is_end_stream() || !self.may_be_json(&worker.site) {
             Call::of_path(&self.head)
         } else {
             Call::read(&self.head, &self.body, worker.site.max_body).await?

@@ -9,7 +9,7 @@ use http::request::Parts;
 
 use super::body_memory::Held;
 use super::error::ProxyError;
-use super::request_body::{RequestBody, WholeError};
+use super::request_body::{Read, RequestBody, WholeError};
 use crate::provider::{Edit, Peek, PeekFault, Reserve, model_of_path, peek};
 
 /// A call to a model.
@@ -17,6 +17,8 @@ use crate::provider::{Edit, Peek, PeekFault, Reserve, model_of_path, peek};
 pub(super) struct Call {
     /// The body, if it was read.
     pub body: Option<Bytes>,
+    /// What came after it.
+    pub trailers: Option<Box<HeaderMap>>,
     /// The model as the client named it.
     pub model: Option<Box<str>>,
     /// Where the body names it.
@@ -39,6 +41,7 @@ impl Call {
     pub(super) fn of_path(head: &Parts) -> Self {
         Self {
             body: None,
+            trailers: None,
             model: model_in_path(head).map(Box::from),
             named_at: None,
             stream: false,
@@ -57,16 +60,16 @@ impl Call {
     /// # Errors
     /// When it is longer than `max_body`, breaks off, or could be read in two ways.
     pub(super) async fn read(head: &Parts, body: &RequestBody, max_body: usize) -> Result<Self, ProxyError> {
-        let (whole, held) = body.whole(max_body).await.map_err(|error| failure(error, max_body))?;
-        let mut call = Self { _held: held, ..Self::of_path(head) };
-        match peek(&whole) {
+        let Read { bytes, trailers, held } = body.whole(max_body).await.map_err(|error| failure(error, max_body))?;
+        let mut call = Self { trailers, _held: held, ..Self::of_path(head) };
+        match peek(&bytes) {
             Ok(peek) => call.understand(&peek, head),
             Err(PeekFault::Twice(_)) => {
                 return Err(ProxyError::InvalidRequest("a field of its body that the proxy reads is given twice"));
             }
             Err(PeekFault::NotJson | PeekFault::NotAnObject | PeekFault::ModelNotText) => {}
         }
-        call.body = Some(whole);
+        call.body = Some(bytes);
         Ok(call)
     }
 
@@ -95,11 +98,11 @@ impl Call {
     }
 }
 
-/// Whether a request carries JSON. Without a content type it is worth a look.
-pub(super) fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return true };
+/// Whether a request carries JSON; `None` if it does not say what it carries.
+pub(super) fn is_json(headers: &HeaderMap) -> Option<bool> {
+    let value = headers.get(CONTENT_TYPE)?;
     let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    essence.eq_ignore_ascii_case(b"application/json") || essence.to_ascii_lowercase().ends_with(b"+json")
+    Some(essence.eq_ignore_ascii_case(b"application/json") || essence.to_ascii_lowercase().ends_with(b"+json"))
 }
 
 /// The model that the path names, as Gemini's and Azure's do.

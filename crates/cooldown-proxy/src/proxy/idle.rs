@@ -26,6 +26,11 @@ impl Idle {
         Self { limit, sleep: None, moved: false }
     }
 
+    /// Begins anew: what was before does not count.
+    pub(super) fn restart(&mut self) {
+        self.moved = true;
+    }
+
     /// Passes on what a body's poll gave, and cuts the body when it has given nothing for too long.
     pub(super) fn watch(
         &mut self,

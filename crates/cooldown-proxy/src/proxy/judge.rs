@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use cooldown_pacer::{Cost, Key, Lesson, Observation, Spent, Unit};
-use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 
@@ -340,10 +339,7 @@ fn may_hide_an_error(route: &Route, arrival: &Arrival, response: &Response<Incom
         || path.ends_with("/graphql.json")
         || route.kind == ProviderKind::OpenRouter
         || (route.kind == ProviderKind::Generic && route.api.is_some());
-    is_such
-        && response.status() == StatusCode::OK
-        && response.headers().contains_key(CONTENT_TYPE)
-        && is_json(response.headers())
+    is_such && response.status() == StatusCode::OK && is_json(response.headers()) == Some(true)
 }
 
 /// The time of day, which absolute resets are measured against.

@@ -47,7 +47,8 @@ impl Outgoing {
                 let usage = call.ask_usage.clone().filter(|_| counts_tokens);
                 asks_usage = usage.is_some();
                 let edits: Vec<Edit> = renamed(call, route).into_iter().chain(usage).collect();
-                if !edits.is_empty() {
+                // What comes after the body can be sent in chunks only.
+                if !edits.is_empty() && call.trailers.is_none() {
                     headers.remove(TRANSFER_ENCODING);
                 }
                 if asks_usage {
@@ -59,7 +60,8 @@ impl Outgoing {
                 if !headers.contains_key(TRANSFER_ENCODING) {
                     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
                 }
-                RequestBody::Whole(pieces.into_iter().collect())
+                let trailers = call.trailers.clone().filter(|_| headers.contains_key(TRANSFER_ENCODING));
+                RequestBody::of(pieces, trailers)
             }
             _ => arrival.body.again().ok_or(ProxyError::Broken)?,
         };

@@ -115,3 +115,25 @@ impl Record {
         self.route.iter().chain(&self.domain).for_each(|figures| tell(figures));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    #[test]
+    fn the_wait_of_a_request_is_counted_once_however_often_it_waits() {
+        let metrics = Metrics::new();
+        let mut record = Record::begin(&AccessLog::off(), &Method::GET, "a.example", "/");
+        record.asked_for(metrics.domain("a.example"));
+        // The connection fails after the first one, so that nothing is sent.
+        record.waited(Duration::from_secs(2));
+        record.waited(Duration::from_secs(3));
+        record.sent();
+        record.waited(Duration::ZERO);
+        let text = metrics.encode().expect("figures");
+        let told = |what: &str| text.lines().find(|line| line.contains(what)).and_then(|line| line.rsplit(' ').next());
+        assert_eq!(told("wait_seconds_count"), Some("1"), "{text}");
+        assert_eq!(told("wait_seconds_sum"), Some("2.0"), "{text}");
+    }
+}

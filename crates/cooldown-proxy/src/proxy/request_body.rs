@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -31,12 +32,29 @@ pub enum RequestBody {
     /// It comes from the client; another attempt may need it again.
     Passing(Passing),
     /// It is known whole.
-    Whole(VecDeque<Bytes>),
+    Whole(Whole),
 }
 
 /// A body that comes from the client. Clones share it: one is sent, the other waits for what comes of that.
 #[derive(Debug, Clone)]
 pub struct Passing(Rc<RefCell<Source>>);
+
+/// A body that is known whole, as far as it has not been sent.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    pieces: VecDeque<Bytes>,
+    /// What comes after it, where it is sent in chunks.
+    trailers: Option<Box<HeaderMap>>,
+}
+
+/// A body that was read whole.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub bytes: Bytes,
+    pub trailers: Option<Box<HeaderMap>>,
+    /// The memory that it holds.
+    pub held: Option<Held>,
+}
 
 /// Why a body cannot be read whole.
 #[derive(Debug)]
@@ -58,6 +76,8 @@ struct Source {
     next: usize,
     /// Something was sent that is not kept.
     lost: bool,
+    /// A piece was read that there was no memory for.
+    short: bool,
     trailers: Option<HeaderMap>,
     /// `None` once its end has been read.
     rest: Option<Incoming>,
@@ -67,7 +87,7 @@ struct Source {
 
 impl RequestBody {
     /// The body of a request, of which nothing has been read yet.
-    pub(super) fn new(incoming: Incoming, idle_limit: Duration, memory: &Rc<BodyMemory>) -> Self {
+    pub(super) fn new(incoming: Incoming, idle_limit: Duration, memory: &Arc<BodyMemory>) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
@@ -75,6 +95,7 @@ impl RequestBody {
             kept: VecDeque::new(),
             next: 0,
             lost: false,
+            short: false,
             trailers: None,
             rest: Some(incoming),
             held: Held::none(memory),
@@ -82,12 +103,17 @@ impl RequestBody {
         }))))
     }
 
+    /// A body that is known whole, with the trailers that follow it.
+    pub(super) fn of(pieces: impl IntoIterator<Item = Bytes>, trailers: Option<Box<HeaderMap>>) -> Self {
+        Self::Whole(Whole { pieces: pieces.into_iter().collect(), trailers })
+    }
+
     /// The same body from its beginning, for another attempt; `None` if a part of it is gone.
     pub(super) fn again(&self) -> Option<Self> {
         match self {
             Self::Empty => Some(Self::Empty),
             Self::Passing(passing) => passing.0.borrow_mut().rewind().then(|| Self::Passing(passing.clone())),
-            Self::Whole(pieces) => Some(Self::Whole(pieces.clone())),
+            Self::Whole(whole) => Some(Self::Whole(whole.clone())),
         }
     }
 
@@ -116,13 +142,20 @@ impl RequestBody {
         }
     }
 
-    /// Reads all of it, at most `most` bytes, and returns it with the memory that it holds.
-    pub(super) async fn whole(&self, most: usize) -> Result<(Bytes, Option<Held>), WholeError> {
-        let Self::Passing(passing) = self else { return Ok((Bytes::new(), None)) };
+    /// Reads all of it, at most `most` bytes.
+    ///
+    /// # Errors
+    /// When it is longer, there is no memory for it, or it breaks off.
+    pub(super) async fn whole(&self, most: usize) -> Result<Read, WholeError> {
+        let Self::Passing(passing) = self else { return Ok(Read { bytes: Bytes::new(), trailers: None, held: None }) };
         std::future::poll_fn(|cx| passing.0.borrow_mut().poll_whole(most, cx)).await?;
         let mut source = passing.0.borrow_mut();
         let held = Held::none(source.held.memory());
-        Ok((source.joined(), Some(std::mem::replace(&mut source.held, held))))
+        Ok(Read {
+            bytes: source.joined(),
+            trailers: source.trailers.take().map(Box::new),
+            held: Some(std::mem::replace(&mut source.held, held)),
+        })
     }
 }
 
@@ -130,18 +163,19 @@ impl Source {
     fn rewind(&mut self) -> bool {
         if !self.lost {
             self.next = 0;
+            self.idle.restart();
         }
         !self.lost
     }
 
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         while let Some(rest) = self.rest.as_mut() {
-            if self.held.bytes() >= MOST_AHEAD || self.held.memory().is_spent() {
+            if self.short || self.held.bytes() >= MOST_AHEAD || self.held.memory().is_spent() {
                 return Poll::Ready(Ok(()));
             }
             match ready!(Pin::new(rest).poll_frame(cx)) {
                 // The last piece may exceed what is left: it has been read already.
-                Some(Ok(frame)) => drop(self.keep(frame)),
+                Some(Ok(frame)) => self.short |= !self.keep(frame),
                 Some(Err(error)) => return Poll::Ready(Err(error.into())),
                 None => self.rest = None,
             }
@@ -266,6 +300,13 @@ impl Source {
     }
 }
 
+impl Whole {
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        let piece = self.pieces.pop_front().map(Frame::data);
+        piece.or_else(|| self.trailers.take().map(|trailers| Frame::trailers(*trailers)))
+    }
+}
+
 /// A piece without the buffer that it was read into, where that is much larger.
 fn worth_keeping(data: Bytes) -> Bytes {
     if data.len() < WORTH_COPYING { Bytes::copy_from_slice(&data) } else { data }
@@ -279,7 +320,7 @@ impl Body for RequestBody {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Passing(passing) => passing.0.borrow_mut().poll_frame(cx),
-            Self::Whole(pieces) => Poll::Ready(pieces.pop_front().map(|piece| Ok(Frame::data(piece)))),
+            Self::Whole(whole) => Poll::Ready(whole.next().map(Ok)),
         }
     }
 
@@ -287,7 +328,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Passing(passing) => passing.0.borrow().is_end_stream(),
-            Self::Whole(pieces) => pieces.is_empty(),
+            Self::Whole(whole) => whole.pieces.is_empty() && whole.trailers.is_none(),
         }
     }
 
@@ -295,7 +336,92 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Passing(passing) => passing.0.borrow().size_hint(),
-            Self::Whole(pieces) => SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum()),
+            Self::Whole(whole) => SizeHint::with_exact(whole.pieces.iter().map(|piece| piece.len() as u64).sum()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::{IntoFuture, pending, poll_fn};
+
+    use http_body_util::{BodyExt, Empty};
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::TokioIo;
+    use parking_lot::Mutex;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// How much of a body is read at once, in bytes.
+    const FRAME: usize = 16 * 1024;
+
+    /// The body of a request that says that it has this length, and where its bytes are written.
+    async fn incoming(length: usize) -> (Incoming, DuplexStream) {
+        let (mut client, server) = duplex(FRAME);
+        let (hand, handed) = oneshot::channel();
+        let hand = Mutex::new(Some(hand));
+        let service = service_fn(move |request: Request<Incoming>| {
+            if let Some(hand) = hand.lock().take() {
+                hand.send(request.into_body()).expect("the test waits for it");
+            }
+            pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+        });
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(FRAME);
+        tokio::spawn(builder.serve_connection(TokioIo::new(server), service).into_future());
+        let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.expect("the head is sent");
+        (handed.await.expect("a request"), client)
+    }
+
+    /// Writes so many bytes, and then stands still.
+    fn write(mut client: DuplexStream, bytes: usize) {
+        tokio::spawn(async move {
+            client.write_all(&vec![b'x'; bytes]).await.expect("it is read");
+            pending::<()>().await;
+        });
+    }
+
+    fn kept(body: &RequestBody) -> usize {
+        let RequestBody::Passing(passing) = body else { return 0 };
+        passing.0.borrow().kept.iter().map(Bytes::len).sum()
+    }
+
+    #[tokio::test]
+    async fn a_waiting_body_is_read_as_far_as_there_is_memory_and_no_further() {
+        const LENGTH: usize = 1 << 20;
+        for room in [0, 100, 3 * FRAME, 1 << 30] {
+            let (incoming, client) = incoming(LENGTH).await;
+            write(client, LENGTH);
+            let memory = Arc::new(BodyMemory::new(room));
+            let mut body = RequestBody::new(incoming, Duration::from_secs(60), &memory);
+            for _ in 0..100 {
+                poll_fn(|cx| body.poll_ahead(cx)).await.expect("it does not break off");
+            }
+            let most = room.min(MOST_AHEAD) + FRAME;
+            assert!(kept(&body) <= most, "{} bytes were read with memory for {}", kept(&body), room);
+            let whole = body.again().expect("nothing has been sent").collect().await.expect("a whole body");
+            assert_eq!(whole.to_bytes().len(), LENGTH, "what comes later is not lost");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_time_between_two_attempts_is_not_the_clients() {
+        let idle = Duration::from_millis(50);
+        let (incoming, _client) = incoming(1).await;
+        let body = RequestBody::new(incoming, idle, &Arc::new(BodyMemory::new(1000)));
+        let mut first = body.again().expect("nothing has been sent");
+        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut first).poll_frame(cx))).await.is_pending());
+        drop(first);
+        tokio::time::sleep(2 * idle).await;
+        let mut second = body.again().expect("nothing has been sent");
+        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut second).poll_frame(cx))).await.is_pending());
+        let cut = second.frame().await.expect("the clock runs");
+        assert!(matches!(cut, Err(BodyError::Idle)), "{cut:?}");
     }
 }

@@ -10,6 +10,7 @@ use http::HeaderValue;
 use smallvec::SmallVec;
 
 use super::api::Api;
+use super::body_memory::BodyMemory;
 use super::caller::Callers;
 use super::error::ProxyError;
 use super::meanings::Meanings;
@@ -42,6 +43,8 @@ pub struct Site {
     pub(super) returning: Returning,
     pub(super) max_wait: Duration,
     pub(super) max_body: usize,
+    /// For the bodies that are kept.
+    pub(super) memory: Arc<BodyMemory>,
     pub(super) keepalive: Option<Duration>,
     pub(super) idle_timeout: Duration,
     pub(super) metrics: Arc<Metrics>,
@@ -114,6 +117,7 @@ impl Site {
             returning: Returning::default(),
             max_wait: config.queue.max_wait,
             max_body: usize::try_from(config.server.max_body).unwrap_or(usize::MAX),
+            memory: Arc::new(BodyMemory::of_process(usize::try_from(config.server.max_body).unwrap_or(usize::MAX))),
             keepalive: config.queue.keepalive,
             idle_timeout: config.server.idle_timeout,
             metrics,

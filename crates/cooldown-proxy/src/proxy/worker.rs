@@ -6,14 +6,9 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::body_memory::BodyMemory;
 use super::peer::Peer;
 use super::site::Site;
 use crate::upstream::Pool;
-
-/// How much all workers together may hold of the bodies of requests, in bytes: of those that wait, and of those that may
-/// have to be sent again.
-const BODIES: usize = 512 * 1024 * 1024;
 
 /// One worker's part of the proxy.
 #[derive(Debug)]
@@ -21,7 +16,6 @@ pub struct Worker {
     pub(super) site: Arc<Site>,
     /// By the index of the route; routes to one upstream share a pool.
     pools: Vec<Rc<Pool>>,
-    pub(super) memory: Rc<BodyMemory>,
     in_flight: Cell<usize>,
     draining: Cell<bool>,
     /// Told when nothing is under way any more.
@@ -36,12 +30,11 @@ pub struct InFlight {
 }
 
 impl Worker {
-    /// One of `workers` workers for this site.
-    pub fn new(site: Arc<Site>, workers: usize) -> Self {
+    /// One of the workers for this site.
+    pub fn new(site: Arc<Site>) -> Self {
         let pools = site.pools();
-        let memory = Rc::new(BodyMemory::new(BODIES / workers));
         let (in_flight, draining, quiet) = (Cell::new(0), Cell::new(false), Notify::new());
-        Self { site, pools, memory, in_flight, draining, quiet }
+        Self { site, pools, in_flight, draining, quiet }
     }
 
     /// Connections for a route.

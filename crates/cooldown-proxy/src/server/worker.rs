@@ -60,7 +60,6 @@ impl WorkerThread {
     /// When the system gives no thread.
     pub fn start(
         index: usize,
-        workers: usize,
         listeners: Vec<TcpListener>,
         site: Arc<Site>,
         header_timeout: Duration,
@@ -69,7 +68,7 @@ impl WorkerThread {
         let (end, ended) = oneshot::channel();
         let run = move || {
             let served = runtime().and_then(|runtime| {
-                let worker = Rc::new(Worker::new(site, workers));
+                let worker = Rc::new(Worker::new(site));
                 let served = runtime.block_on(serve(worker, listeners, Http::new(header_timeout), phase));
                 // What is still open after the deadline ends with its tasks.
                 runtime.shutdown_background();

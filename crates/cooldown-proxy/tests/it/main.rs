@@ -3,6 +3,7 @@
 mod support;
 
 mod admin;
+mod bodies;
 mod clients;
 mod commands;
 mod demo;
