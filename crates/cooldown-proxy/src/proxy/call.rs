@@ -60,8 +60,7 @@ impl Call {
     /// # Errors
     /// When it is longer than `max_body`, breaks off, or could be read in two ways.
     pub(super) async fn read(head: &Parts, body: &RequestBody, max_body: usize) -> Result<Self, ProxyError> {
-        let Read { bytes, trailers, held } =
-            body.whole(max_body).await.map_err(|error| failure(error, max_body))?;
+        let Read { bytes, trailers, held } = body.whole(max_body).await.map_err(|error| failure(error, max_body))?;
         let mut call = Self { trailers, _held: held, ..Self::of_path(head) };
         match peek(&bytes) {
             Ok(peek) => call.understand(&peek, head),
