@@ -23,6 +23,7 @@ mod outgoing;
 mod peer;
 mod record;
 pub mod request_body;
+mod retold;
 mod retry;
 mod returning;
 pub mod route;
