@@ -21,7 +21,7 @@ const LONGEST_ZSTD_HEADER: usize = 18;
 type Brotli = BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>;
 
 /// Decodes a body chunk by chunk.
-pub(super) struct Decoder {
+pub struct Decoder {
     coding: Coding,
     /// How much may still come out, in bytes.
     room: usize,
@@ -36,24 +36,33 @@ enum Coding {
     Inflate(Box<Decompress>),
     Brotli(Box<Brotli>),
     Zstd(Box<Zstd>),
-    /// The end was found, or something that cannot be decoded: the rest is not read.
+    /// The end was found: the rest is not read.
     Over,
+    /// Something was found that cannot be decoded: the rest is not read.
+    Damaged,
 }
 
 /// Why nothing more can be read.
-struct Stop;
+enum Stop {
+    End,
+    Fault,
+}
 
 /// What a whole body with these fields says, as far as it can be decoded; what has an unknown coding says nothing.
 pub fn decoded(headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
-    let coding = headers.get(CONTENT_ENCODING).map_or("", |coding| coding.to_str().unwrap_or("unknown"));
     let mut plain = Vec::new();
-    if let Some(mut decoder) = Decoder::new(coding) {
+    if let Some(mut decoder) = Decoder::of(headers) {
         decoder.read(body, &mut |piece| plain.extend_from_slice(piece));
     }
     plain
 }
 
 impl Decoder {
+    /// For a body with these fields. `None` if its coding is not known.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        Self::new(headers.get(CONTENT_ENCODING).map_or("", |coding| coding.to_str().unwrap_or("unknown")))
+    }
+
     /// For the value of `content-encoding`, empty if there is none. `None` if it is not known.
     pub(super) fn new(content_encoding: &str) -> Option<Self> {
         let coding = match content_encoding.trim().to_ascii_lowercase().as_str() {
@@ -68,19 +77,31 @@ impl Decoder {
     }
 
     /// Hands over what `chunk` decodes to, in pieces. What is damaged ends it.
-    pub(super) fn read(&mut self, chunk: &[u8], out: &mut dyn FnMut(&[u8])) {
+    pub fn read(&mut self, chunk: &[u8], out: &mut dyn FnMut(&[u8])) {
         if matches!(self.coding, Coding::Identity) {
             return out(chunk);
         }
         let room = &mut self.room;
         let mut bounded = |piece: &[u8]| {
-            *room = room.checked_sub(piece.len()).ok_or(Stop)?;
+            *room = room.checked_sub(piece.len()).ok_or(Stop::Fault)?;
             out(piece);
             Ok(())
         };
-        if self.coding.read(chunk, &mut bounded).is_err() {
-            self.coding = Coding::Over;
+        match self.coding.read(chunk, &mut bounded) {
+            Ok(()) => {}
+            Err(Stop::End) => self.coding = Coding::Over,
+            Err(Stop::Fault) => self.coding = Coding::Damaged,
         }
+    }
+
+    /// Whether there is nothing to decode.
+    pub fn is_identity(&self) -> bool {
+        matches!(self.coding, Coding::Identity)
+    }
+
+    /// Whether something was found that cannot be decoded.
+    pub fn is_damaged(&self) -> bool {
+        matches!(self.coding, Coding::Damaged)
     }
 }
 
@@ -88,11 +109,11 @@ impl Coding {
     fn read(&mut self, chunk: &[u8], out: &mut dyn FnMut(&[u8]) -> Result<(), Stop>) -> Result<(), Stop> {
         match self {
             Self::Identity => out(chunk),
-            Self::Over => Ok(()),
+            Self::Over | Self::Damaged => Ok(()),
             Self::Gzip { header } => {
                 header.extend_from_slice(&chunk[..chunk.len().min(LONGEST_GZIP_HEADER)]);
                 let Some(length) = gzip_header_length(header)? else {
-                    return if header.len() < LONGEST_GZIP_HEADER { Ok(()) } else { Err(Stop) };
+                    return if header.len() < LONGEST_GZIP_HEADER { Ok(()) } else { Err(Stop::Fault) };
                 };
                 let in_chunk = chunk.len().min(LONGEST_GZIP_HEADER);
                 let body = &chunk[(length + in_chunk).saturating_sub(header.len())..];
@@ -120,7 +141,7 @@ fn gzip_header_length(bytes: &[u8]) -> Result<Option<usize>, Stop> {
     const ENDED_BY_ZERO: [u8; 2] = [8, 16]; // a file name, a comment
     let Some(flags) = bytes.get(3).copied().filter(|_| bytes.len() >= FIXED) else { return Ok(None) };
     if !bytes.starts_with(&[0x1f, 0x8b, 8]) {
-        return Err(Stop);
+        return Err(Stop::Fault);
     }
     let mut length = FIXED;
     if flags & EXTRA != 0 {
@@ -145,12 +166,12 @@ fn read_deflate(
     let mut piece = [0; PIECE];
     loop {
         let (before_in, before_out) = (inflate.total_in(), inflate.total_out());
-        let status = inflate.decompress(input, &mut piece, FlushDecompress::None).map_err(|_| Stop)?;
+        let status = inflate.decompress(input, &mut piece, FlushDecompress::None).map_err(|_| Stop::Fault)?;
         let (read, written) = (inflate.total_in() - before_in, inflate.total_out() - before_out);
         out(&piece[..written as usize])?;
         input = &input[read as usize..];
         match status {
-            Status::StreamEnd => return Err(Stop),
+            Status::StreamEnd => return Err(Stop::End),
             _ if (written as usize) < PIECE && (input.is_empty() || read == 0) => return Ok(()),
             _ => {}
         }
@@ -168,7 +189,8 @@ fn read_brotli(state: &mut Brotli, input: &[u8], out: &mut dyn FnMut(&[u8]) -> R
         match result {
             BrotliResult::NeedsMoreOutput => {}
             BrotliResult::NeedsMoreInput => return Ok(()),
-            BrotliResult::ResultSuccess | BrotliResult::ResultFailure => return Err(Stop),
+            BrotliResult::ResultSuccess => return Err(Stop::End),
+            BrotliResult::ResultFailure => return Err(Stop::Fault),
         }
     }
 }
@@ -212,7 +234,7 @@ impl Zstd {
         const CHECKSUM: u8 = 4;
         let mut source = *rest;
         if self.frame.reset(&mut source).is_err() {
-            return if rest.len() < LONGEST_ZSTD_HEADER { Ok(false) } else { Err(Stop) };
+            return if rest.len() < LONGEST_ZSTD_HEADER { Ok(false) } else { Err(Stop::Fault) };
         }
         self.has_checksum = rest.get(DESCRIPTOR).is_some_and(|descriptor| descriptor & CHECKSUM != 0);
         self.in_frame = true;
@@ -229,12 +251,13 @@ impl Zstd {
         let header = u32::from_le_bytes([low, middle, high, 0]) as usize;
         let (is_last, kind, size) = (header & 1 == 1, header >> 1 & 3, header >> 3);
         if size > LARGEST {
-            return Err(Stop);
+            return Err(Stop::Fault);
         }
         let content = if kind == SAME_BYTE_REPEATED { 1 } else { size };
         let checksum = if is_last && self.has_checksum { 4 } else { 0 };
         let Some((block, after)) = rest.split_at_checked(HEADER + content + checksum) else { return Ok(false) };
-        let finished = self.frame.decode_blocks(block, BlockDecodingStrategy::UptoBlocks(1)).map_err(|_| Stop)?;
+        let finished =
+            self.frame.decode_blocks(block, BlockDecodingStrategy::UptoBlocks(1)).map_err(|_| Stop::Fault)?;
         self.in_frame = !finished;
         *rest = after;
         Ok(true)

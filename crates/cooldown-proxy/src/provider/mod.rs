@@ -24,7 +24,7 @@ mod value;
 
 pub use charge::{Charge, OutputReservation, TokenLimits};
 pub use class::{Class, LONGEST_BODY, begins_like_an_error, classify, classify_error_json, classify_in_place};
-pub use decode::decoded;
+pub use decode::{Decoder, decoded};
 pub use estimate::{Estimate, Estimator, Reserve};
 pub use hide::UsageHider;
 pub use limits::{

@@ -68,6 +68,9 @@ pub enum ProxyError {
     /// What the upstream sent is no HTTP.
     #[error("The upstream's response is not valid HTTP.")]
     UpstreamProtocol,
+    /// What the upstream answered does not fit a response that has begun already.
+    #[error("The upstream's response cannot be passed on in the stream that has begun: {0}.")]
+    Untold(&'static str),
     /// The upstream sent no response head in time.
     #[error("The upstream sent no response within {} s. The time that the request waited in line is not counted.", .0.as_secs_f64())]
     UpstreamTimeout(Duration),
@@ -87,7 +90,7 @@ impl ProxyError {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Refused(_) | Self::TooManyBodies => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Unreachable(_) | Self::Broken | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
+            Self::Unreachable(_) | Self::Broken | Self::UpstreamProtocol | Self::Untold(_) => StatusCode::BAD_GATEWAY,
             Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -105,7 +108,7 @@ impl ProxyError {
             Self::Refused(Refusal { why: Why::WaitTooLong, .. }) => "wait_too_long",
             Self::Internal(_) => "internal",
             Self::Unreachable(_) | Self::Broken => "upstream_unreachable",
-            Self::UpstreamProtocol => "upstream_protocol_error",
+            Self::UpstreamProtocol | Self::Untold(_) => "upstream_protocol_error",
             Self::ShuttingDown => "shutting_down",
             Self::UpstreamTimeout(_) => "upstream_timeout",
         }
@@ -126,7 +129,10 @@ impl ProxyError {
 
     /// Whether the upstream, and not the proxy, is why there is no response.
     pub(super) fn is_upstream(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Broken | Self::UpstreamProtocol | Self::UpstreamTimeout(_))
+        matches!(
+            self,
+            Self::Unreachable(_) | Self::Broken | Self::UpstreamProtocol | Self::Untold(_) | Self::UpstreamTimeout(_)
+        )
     }
 
     /// Whether what else is on the client's connection can be trusted to begin where it seems to.

@@ -24,6 +24,7 @@ mod peer;
 mod reach;
 mod record;
 pub mod request_body;
+mod retold;
 mod retry;
 mod returning;
 pub mod route;

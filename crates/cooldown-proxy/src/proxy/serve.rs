@@ -4,10 +4,9 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::header::{CONNECTION, HOST};
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -43,26 +42,19 @@ pub fn serve(
     };
     let worker = Rc::clone(worker);
     async move {
-        let mut speech = Speech::Chat;
-        let answer = match prepared {
+        let mut response = match prepared {
             Ok(arrival) if arrival.may_be_kept(&worker.site) => {
-                let silence = worker.site.keepalive.unwrap_or(Duration::MAX);
-                return Ok(Box::pin(kept::keep(worker, arrival, record, in_flight, silence)).await);
+                Box::pin(kept::keep(&worker, arrival, record, in_flight)).await
             }
             Ok(arrival) => {
-                speech = arrival.speech();
-                let mut story = pin!(forward(&worker, arrival, &mut record));
-                let poll = |cx: &mut Context<'_>| match unpanicked(&worker, || story.as_mut().poll(cx)) {
-                    Ok(polled) => polled,
-                    Err(error) => Poll::Ready(Err(error)),
-                };
-                std::future::poll_fn(poll).await
+                let speech = arrival.speech();
+                let answer = survived(&worker, pin!(forward(&worker, arrival, &mut record))).await;
+                match answer {
+                    Ok(answer) => relay(&worker, answer, record, in_flight, speech),
+                    Err(error) => refuse(&worker, error, record, speech),
+                }
             }
-            Err(error) => Err(error),
-        };
-        let mut response = match answer {
-            Ok(answer) => relay(&worker, answer, record, in_flight, speech),
-            Err(error) => refuse(&worker, error, record, speech),
+            Err(error) => refuse(&worker, error, record, Speech::Chat),
         };
         if worker.is_draining() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -75,6 +67,18 @@ pub fn serve(
 /// and nothing else sees it.
 fn unpanicked<R>(worker: &Worker, step: impl FnOnce() -> R) -> Result<R, ProxyError> {
     catch_unwind(AssertUnwindSafe(step)).map_err(|panic| internal(worker, &*panic))
+}
+
+/// Runs a part of a request to its end, or to the panic that it ends with.
+pub(super) async fn survived<R>(
+    worker: &Worker,
+    mut part: Pin<&mut impl Future<Output = Result<R, ProxyError>>>,
+) -> Result<R, ProxyError> {
+    let poll = |cx: &mut Context<'_>| {
+        let polled = unpanicked(worker, || part.as_mut().poll(cx));
+        polled.unwrap_or_else(|error| Poll::Ready(Err(error)))
+    };
+    std::future::poll_fn(poll).await
 }
 
 fn begin_record(worker: &Worker, request: &Request<Incoming>) -> Record {
@@ -124,4 +128,20 @@ pub(super) fn internal(worker: &Worker, panic: &(dyn Any + Send)) -> ProxyError 
     let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     tracing::error!(id = format_args!("{id:016x}"), message, "a request met a bug");
     ProxyError::Internal(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_fails_the_request_that_it_happens_in() {
+        let worker = Worker::idle();
+        let part = async {
+            tokio::task::yield_now().await;
+            if worker.is_draining() { Ok(()) } else { panic!("a bug") }
+        };
+        let survived = survived(&worker, pin!(part)).await;
+        assert!(matches!(survived, Err(ProxyError::Internal(_))), "{survived:?}");
+    }
 }

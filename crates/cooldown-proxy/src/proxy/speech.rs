@@ -72,6 +72,19 @@ impl Speech {
         }))
     }
 
+    /// An answer that is no stream, as one event. Anthropic's callers know events by their names.
+    pub(super) fn event_of_answer(self, body: &[u8]) -> Bytes {
+        let told: Option<Value> = if self == Self::Messages { serde_json::from_slice(body).ok() } else { None };
+        let name = match told.as_ref().and_then(|told| told["type"].as_str()) {
+            Some("error") => "event: error\n",
+            Some(_) => "event: message\n",
+            None => "",
+        };
+        let lines = body.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty());
+        let data = lines.flat_map(|line| [b"data: ", line, b"\n"].concat());
+        name.bytes().chain(data).chain(*b"\n").collect()
+    }
+
     fn event(self, error: Value) -> Bytes {
         let text = match self {
             Self::Messages => format!("event: error\ndata: {error}\n\n"),

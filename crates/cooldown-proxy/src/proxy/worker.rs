@@ -67,6 +67,19 @@ impl Worker {
     }
 }
 
+#[cfg(test)]
+impl Worker {
+    /// The worker of a site with one route, for tests that send nothing.
+    pub(super) fn idle() -> Rc<Self> {
+        use crate::telemetry::{AccessLog, Metrics};
+        let text = "server: {host: localhost, port: 1}\nroutes: {\"*\": \"http://localhost\"}";
+        let config =
+            crate::config::parse("test.yaml", text, &|_: &str| None).unwrap_or_else(|faults| panic!("{faults}"));
+        let site = Site::new(&config, Arc::new(Metrics::new()), AccessLog::off()).expect("a thread");
+        Rc::new(Self::new(Arc::new(site)))
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.peer.end();
