@@ -120,13 +120,9 @@ impl Keys {
         self.table.iter().map(|(_, state)| state).filter(move |state| state.key.limits == id)
     }
 
-    /// The table's places of these keys, which hold until the next call unless somebody waits or leaves with them. Keys
-    /// without limits concern nobody, unless the upstream may add some.
+    /// The table's places of these keys, which hold until the next sweep, and beyond while somebody waits or leaves with
+    /// them. Keys without limits concern nobody, unless the upstream may add some.
     pub(crate) fn resolve(&mut self, now: u64, keys: &[Key]) -> KeySet {
-        // Not between two keys: the place of the first one would be gone.
-        if self.sweep_in == 0 {
-            self.sweep(now);
-        }
         let mut set = KeySet::new();
         for &key in keys {
             if let Some(&index) = self.index.get(&key) {
@@ -158,8 +154,14 @@ impl Keys {
         index
     }
 
-    /// Forgets every key that is as if it had never been used. Called after as many newcomers as the table was
-    /// large, whether they found a place in it or not: amortized constant.
+    /// Whether as many newcomers have come as the table was large, whether they found a place in it or not: a sweep for
+    /// each of them is amortized constant.
+    pub(crate) fn is_sweep_due(&self) -> bool {
+        self.sweep_in == 0
+    }
+
+    /// Forgets every key that is as if it had never been used. Its place may become another key's: never called between
+    /// resolving a key and using its place.
     pub(crate) fn sweep(&mut self, now: u64) {
         let index = &mut self.index;
         self.table.retain(|_, state| {

@@ -107,6 +107,6 @@ impl Pacer {
     }
 
     fn index_of(&mut self, now: u64, key: Key) -> Option<KeyIndex> {
-        self.keys.resolve(now, &[key]).first().copied()
+        self.resolve(now, &[key]).first().copied()
     }
 }
