@@ -244,7 +244,7 @@ impl KeyState {
         self.waiting += 1;
         self.backlog = self.backlog.plus(cost);
         for bucket in &mut self.buckets {
-            bucket.line_up(now, cost);
+            bucket.line_up(now, cost, 1);
         }
         self.taught.iter_mut().for_each(|taught| taught.line_up(now, cost));
     }
@@ -264,8 +264,7 @@ impl KeyState {
     /// A bucket for a limit that comes while requests wait: it knows them by their average.
     fn join_late(&self, now: u64, limit: Limit, guard: u64) -> Bucket {
         let mut bucket = Bucket::new(limit, guard, now).with_taken(self.held);
-        let typical = self.typical();
-        (0..self.waiting).for_each(|_| bucket.line_up(now, &typical));
+        bucket.line_up(now, &self.typical(), self.waiting);
         bucket
     }
 }

@@ -55,7 +55,7 @@ impl Search {
         let aim = (rate / SECOND as f64).clamp(1.0 / SECOND as f64, FASTEST);
         let mut pace = Pace::smooth(aim * CUT, BURST, now);
         pace.take(now, BURST);
-        (0..waiting).for_each(|_| pace.line_up(now, 1));
+        pace.line_up(now, 1, waiting);
         Self { aim, highest: aim, used_for: 0.0, cut_at: at, taken_then: taken, taken, taken_at: now, pace }
     }
 
@@ -120,7 +120,7 @@ impl Search {
     }
 
     pub(crate) fn line_up(&mut self, now: u64) {
-        self.pace.line_up(now, 1);
+        self.pace.line_up(now, 1, 1);
     }
 
     pub(crate) fn leave_line(&mut self, now: u64) {

@@ -143,7 +143,7 @@ impl Taught {
     }
 
     pub(crate) fn line_up(&mut self, now: u64, cost: &Cost) {
-        self.buckets_mut().for_each(|bucket| bucket.line_up(now, cost));
+        self.buckets_mut().for_each(|bucket| bucket.line_up(now, cost, 1));
         self.search.iter_mut().for_each(|search| search.line_up(now));
     }
 
