@@ -233,6 +233,12 @@ impl Taught {
         }
     }
 
+    /// A probe was refused like the one before it.
+    pub(crate) fn stays_closed(&mut self, now: u64, away: &TurnedAway) {
+        let taken = (away.left_before + 1).saturating_sub(self.lost);
+        self.search.iter_mut().for_each(|search| search.stays_closed(now, away.at, taken));
+    }
+
     fn is_struck_out(&mut self, now: u64) -> bool {
         if self.strikes == 0 || now.saturating_sub(self.struck) > STRIKES_WITHIN {
             (self.strikes, self.struck) = (0, now);
