@@ -183,10 +183,10 @@ impl Bucket {
         }
     }
 
-    /// Somebody starts to wait.
-    pub(crate) fn line_up(&mut self, now: u64, cost: &Cost) {
+    /// So many start to wait, each for `cost`.
+    pub(crate) fn line_up(&mut self, now: u64, cost: &Cost, count: u32) {
         if let Self::Rate(bucket) = self {
-            bucket.pace.line_up(now, cost.get(bucket.rate.unit()));
+            bucket.pace.line_up(now, cost.get(bucket.rate.unit()), count);
         }
     }
 

@@ -120,13 +120,9 @@ impl Keys {
         self.table.iter().map(|(_, state)| state).filter(move |state| state.key.limits == id)
     }
 
-    /// The table's places of these keys, which hold until the next call unless somebody waits or leaves with them. Keys
-    /// without limits concern nobody, unless the upstream may add some.
+    /// The table's places of these keys, which hold until the next sweep, and beyond while somebody waits or leaves with
+    /// them. Keys without limits concern nobody, unless the upstream may add some.
     pub(crate) fn resolve(&mut self, now: u64, keys: &[Key]) -> KeySet {
-        // Not between two keys: the place of the first one would be gone.
-        if self.sweep_in == 0 {
-            self.sweep(now);
-        }
         let mut set = KeySet::new();
         for &key in keys {
             if let Some(&index) = self.index.get(&key) {
@@ -158,8 +154,14 @@ impl Keys {
         index
     }
 
-    /// Forgets every key that is as if it had never been used. Called after as many newcomers as the table was
-    /// large, whether they found a place in it or not: amortized constant.
+    /// Whether as many newcomers have come as the table was large, whether they found a place in it or not: a sweep for
+    /// each of them is amortized constant.
+    pub(crate) fn is_sweep_due(&self) -> bool {
+        self.sweep_in == 0
+    }
+
+    /// Forgets every key that is as if it had never been used. Its place may become another key's: never called between
+    /// resolving a key and using its place.
     pub(crate) fn sweep(&mut self, now: u64) {
         let index = &mut self.index;
         self.table.retain(|_, state| {
@@ -242,7 +244,7 @@ impl KeyState {
         self.waiting += 1;
         self.backlog = self.backlog.plus(cost);
         for bucket in &mut self.buckets {
-            bucket.line_up(now, cost);
+            bucket.line_up(now, cost, 1);
         }
         self.taught.iter_mut().for_each(|taught| taught.line_up(now, cost));
     }
@@ -262,8 +264,7 @@ impl KeyState {
     /// A bucket for a limit that comes while requests wait: it knows them by their average.
     fn join_late(&self, now: u64, limit: Limit, guard: u64) -> Bucket {
         let mut bucket = Bucket::new(limit, guard, now).with_taken(self.held);
-        let typical = self.typical();
-        (0..self.waiting).for_each(|_| bucket.line_up(now, &typical));
+        bucket.line_up(now, &self.typical(), self.waiting);
         bucket
     }
 }

@@ -276,6 +276,6 @@ fn started(answered: &Answered, limit: Limit, history: &History) -> Bucket {
         bucket.take(at, at, cost.min(rate.amount()));
     }
     bucket.forgive(answered.now);
-    (0..answered.waiting).for_each(|_| bucket.line_up(answered.now, &answered.typical));
+    bucket.line_up(answered.now, &answered.typical, answered.waiting);
     bucket
 }

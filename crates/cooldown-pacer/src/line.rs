@@ -285,6 +285,11 @@ impl Line {
         }
     }
 
+    /// Forgets the tags of empty queues: the places of their keys may become those of others.
+    pub(crate) fn forget_emptied(&mut self) {
+        self.emptied.clear();
+    }
+
     /// Takes a waiter out of the line because it leaves, and charges its flow `span` of the binding limit.
     pub(crate) fn depart(&mut self, place: Place, span: u128) -> (Waiter, KeySet) {
         let Waiter { queue, flow, .. } = self.waiters[place as usize];

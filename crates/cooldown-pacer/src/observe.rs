@@ -22,12 +22,15 @@ impl Pacer {
             }
             Observation::Refused { key, unit, until } => {
                 let explained = self.widen_guards(now, permit, unit);
-                self.turn_away(now, permit, key, until, |state, away| {
+                self.turn_away(now, permit, key, until, |state, away, first| {
                     let (waiting, taught) = (state.waiting, state.taught.as_mut());
-                    taught.into_iter().for_each(|taught| taught.cut(now, away, unit, explained, waiting));
+                    taught.into_iter().for_each(|taught| match first {
+                        true => taught.cut(now, away, unit, explained, waiting),
+                        false => taught.stays_closed(now, away),
+                    });
                 })
             }
-            Observation::Closed { key, until } => self.turn_away(now, permit, key, until, |_, _| {}),
+            Observation::Closed { key, until } => self.turn_away(now, permit, key, until, |_, _, _| {}),
             Observation::Told { key, told } => self.hear(now, permit, key, &told),
         }
     }
@@ -59,14 +62,14 @@ impl Pacer {
         explained
     }
 
-    /// Closes a key, and makes a `cut` if it is the first closing since requests were taken.
+    /// Closes a key, and lets it `learn` from a closing whether it is the first one since requests were taken.
     fn turn_away(
         &mut self,
         now: u64,
         permit: &mut Permit,
         key: Key,
         until: Option<Instant>,
-        cut: impl FnOnce(&mut KeyState, &TurnedAway),
+        learn: impl FnOnce(&mut KeyState, &TurnedAway, bool),
     ) -> Option<Lesson> {
         if !std::mem::replace(&mut permit.heard, true) {
             self.lose(now, permit);
@@ -78,8 +81,8 @@ impl Pacer {
         let away = taught.turned_away(permit, granted, until.map(Instant::as_nanos));
         let closing = taught.close(now, &away);
         let until = Instant::from_nanos(taught.closed_until());
-        if closing == (Closing::New { first: true }) {
-            cut(state, &away);
+        if let Closing::New { first } = closing {
+            learn(state, &away, first);
         }
         let is_told = matches!(closing, Closing::New { .. } | Closing::Longer { notable: true });
         is_told.then_some(Lesson::Closed { key, until })
@@ -107,6 +110,6 @@ impl Pacer {
     }
 
     fn index_of(&mut self, now: u64, key: Key) -> Option<KeyIndex> {
-        self.keys.resolve(now, &[key]).first().copied()
+        self.resolve(now, &[key]).first().copied()
     }
 }

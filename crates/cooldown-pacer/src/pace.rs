@@ -70,12 +70,15 @@ impl Pace {
         (cost as f64).min(self.burst)
     }
 
-    /// Somebody starts to wait for `cost`. Credit that is due is not cut off by it: a timer may be late.
-    pub(crate) fn line_up(&mut self, now: u64, cost: u64) {
+    /// So many start to wait for `cost` each. Credit that is due is not cut off by it: a timer may be late.
+    pub(crate) fn line_up(&mut self, now: u64, cost: u64, count: u32) {
+        if count == 0 {
+            return;
+        }
         if self.largest().is_none_or(|largest| cost > largest) {
             self.advance(now);
         }
-        *self.line.entry(cost).or_default() += 1;
+        *self.line.entry(cost).or_default() += count;
     }
 
     /// Somebody who waited for `cost` has left the line.
@@ -178,7 +181,7 @@ mod tests {
             assert_eq!(pace.earliest(1), 0);
             pace.take(0, 1);
         }
-        pace.line_up(0, 1);
+        pace.line_up(0, 1, 1);
         for nth in 1..=20 {
             let due = nth * SECOND / 10;
             assert_eq!(pace.earliest(1), due);
@@ -190,7 +193,7 @@ mod tests {
     fn credit_does_not_grow_while_somebody_waits() {
         let mut pace = Pace::new(10, SECOND, 10, 0);
         pace.take(0, 10);
-        pace.line_up(0, 1);
+        pace.line_up(0, 1, 1);
         pace.take(5 * SECOND, 1);
         assert_eq!(pace.earliest(1), 5 * SECOND + SECOND / 10, "the pause left no credit for a herd");
         pace.leave_line(5 * SECOND, 1);
@@ -201,7 +204,7 @@ mod tests {
     fn lateness_does_not_add_up() {
         let mut pace = Pace::new(10, SECOND, 1, 0);
         pace.take(0, 1);
-        pace.line_up(0, 1);
+        pace.line_up(0, 1, 1);
         let due = pace.earliest(1);
         pace.take(due, 1);
         assert_eq!(pace.earliest(1), due + SECOND / 10, "counted from when it could go, not from when it went");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ask::{Admission, Ask, Departure, LimitsId, Permit, Refusal, Spent, Ticket, Why};
+use crate::ask::{Admission, Ask, Departure, Key, LimitsId, Permit, Refusal, Spent, Ticket, Why};
 use crate::bucket::Bucket;
 use crate::cost::{Cost, Unit};
 use crate::keys::{KeySet, Keys};
@@ -117,7 +117,7 @@ impl Pacer {
     pub fn admit(&mut self, now: Instant, ask: Ask) -> Admission {
         let now = self.advance(now);
         let ask = Ask { cost: ask.cost.capped(), ..ask };
-        let keys = self.keys.resolve(now, &ask.keys);
+        let keys = self.resolve(now, &ask.keys);
         if self.is_clear(now, &keys, &ask.cost) {
             return Admission::Go(self.take(now, now, keys, ask.cost));
         }
@@ -202,7 +202,7 @@ impl Pacer {
     pub fn foresee(&mut self, now: Instant, ask: &Ask) -> Instant {
         let now = self.advance(now);
         let ask = Ask { cost: ask.cost.capped(), ..ask.clone() };
-        let keys = self.keys.resolve(now, &ask.keys);
+        let keys = self.resolve(now, &ask.keys);
         if self.is_clear(now, &keys, &ask.cost) {
             return Instant::from_nanos(now);
         }
@@ -220,7 +220,7 @@ impl Pacer {
     /// How many keys are remembered, after those that are as new were forgotten.
     pub fn keys_in_use(&mut self, now: Instant) -> usize {
         let now = self.advance(now);
-        self.keys.sweep(now);
+        self.sweep(now);
         self.keys.len()
     }
 
@@ -231,6 +231,19 @@ impl Pacer {
     pub(crate) fn advance(&mut self, now: Instant) -> u64 {
         self.now = self.now.max(now.as_nanos());
         self.now
+    }
+
+    /// The places of these keys. Whatever is forgotten is forgotten before the first of them is looked up.
+    pub(crate) fn resolve(&mut self, now: u64, keys: &[Key]) -> KeySet {
+        if self.keys.is_sweep_due() {
+            self.sweep(now);
+        }
+        self.keys.resolve(now, keys)
+    }
+
+    fn sweep(&mut self, now: u64) {
+        self.keys.sweep(now);
+        self.line.forget_emptied();
     }
 
     /// Something happened that may let somebody leave earlier than planned.

@@ -9,14 +9,22 @@ use crate::pace::Pace;
 const SECOND: u64 = 1_000_000_000;
 const MINUTE: u64 = 60 * SECOND;
 /// A cut goes down to this part of what is aimed at.
-const CUT: f64 = 0.9;
-/// And is back at it after this.
-const RETURN: f64 = 10.0 * SECOND as f64;
+const CUT: f64 = 0.95;
+/// And is back at it after so many requests, but no sooner and no later than after these times.
+const RETURN: f64 = 150.0;
+const SOONEST_RETURN: f64 = 10.0 * SECOND as f64;
+const LATEST_RETURN: f64 = 150.0 * SECOND as f64;
 /// What is aimed at lies between what was accepted on average, which errs on the low side, and the rate at which the
 /// upstream refused, which errs on the high side: this part of the way up.
-const HOPE: f64 = 0.25;
+const HOPE: f64 = 0.5;
 /// What lies beyond is tried this much slower.
 const CAUTION: f64 = 1.5;
+/// Nor is it more than this many times what is aimed at, or being taken.
+const GREED: f64 = 4.0;
+/// The first guess may be this many times too low: of a crowd that leaves at once, anyone may be refused first.
+const WRONG_GUESS: f64 = 3.0;
+/// A pause keeps at least this part of a rate that was measured: it may have other reasons.
+const KEPT: f64 = 0.5;
 /// As many may leave at once after a pause.
 const BURST: u64 = 2;
 /// Never slower than one request in this time.
@@ -29,7 +37,11 @@ const IDLE: u64 = 10 * MINUTE;
 const BEYOND: f64 = 4.0;
 const CALM: u64 = 5 * MINUTE;
 /// What is accepted is counted for at least this long before it is trusted to be a rate.
-const LEAST_CYCLE: u64 = SECOND;
+const LEAST_CYCLE: u64 = 5 * SECOND;
+/// A pause shorter than this is the price of a refusal, and no part of what the upstream bears.
+const SHORT_PAUSE: u64 = SECOND;
+/// No pause says more than one of this length.
+const LONGEST_PAUSE: u64 = 10 * MINUTE;
 
 /// A rate of requests that is being found.
 #[derive(Debug, Clone)]
@@ -38,14 +50,39 @@ pub(crate) struct Search {
     aim: f64,
     /// The largest of these.
     highest: f64,
-    /// How long the rate has held requests up since the last cut: it grows with use only.
-    used_for: f64,
-    /// When the request left that was refused at the last cut, and how many had been taken by then, and have been by now.
+    /// What a pause leaves of it at least.
+    floor: f64,
+    /// Whether the first aim is still to be corrected by what was refused behind the first refused one.
+    guessed: bool,
+    /// How far on the way back since the last cut: 1 when it is what was aimed at. It grows with use only.
+    back: f64,
+    /// From where what is accepted is counted, and from where it was before the last cut.
+    cycle: Mark,
+    last_cycle: Mark,
+    /// When the request left that was refused at the last cut.
     cut_at: u64,
-    taken_then: u64,
+    /// Whether the next request is the first one after a refusal, and whether a cycle begins with it.
+    probes: bool,
+    begins: bool,
+    /// How many have been taken by now.
     taken: u64,
     taken_at: u64,
     pace: Pace,
+}
+
+/// How many had been taken at an instant.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    at: u64,
+    taken: u64,
+}
+
+impl Mark {
+    /// What was taken from here to there per nanosecond; zero where that is too short to say.
+    fn rate_until(self, at: u64, taken: u64) -> f64 {
+        let span = at.saturating_sub(self.at);
+        if span < LEAST_CYCLE { 0.0 } else { taken.saturating_sub(self.taken) as f64 / span as f64 }
+    }
 }
 
 impl Search {
@@ -55,35 +92,62 @@ impl Search {
         let aim = (rate / SECOND as f64).clamp(1.0 / SECOND as f64, FASTEST);
         let mut pace = Pace::smooth(aim * CUT, BURST, now);
         pace.take(now, BURST);
-        (0..waiting).for_each(|_| pace.line_up(now, 1));
-        Self { aim, highest: aim, used_for: 0.0, cut_at: at, taken_then: taken, taken, taken_at: now, pace }
+        pace.line_up(now, 1, waiting);
+        Self {
+            aim,
+            highest: aim,
+            floor: SLOWEST,
+            guessed: true,
+            back: 0.0,
+            cycle: Mark { at, taken },
+            last_cycle: Mark { at: at.saturating_sub(SECOND), taken: taken.saturating_sub(rate as u64) },
+            cut_at: at,
+            probes: true,
+            begins: true,
+            taken,
+            taken_at: now,
+            pace,
+        }
     }
 
     /// Requests a nanosecond.
     fn rate(&self, now: u64) -> f64 {
-        let passed = self.used_for / RETURN - 1.0;
+        let passed = self.back - 1.0;
         let passed = if passed > 0.0 { passed / CAUTION } else { passed };
         let rate = self.aim * (1.0 + (1.0 - CUT) * passed * passed * passed);
-        rate.min(2.0 * self.aim.max(self.accepted_rate(now))).clamp(SLOWEST, FASTEST)
-    }
-
-    /// What was taken since the last cut, per nanosecond, closed time included.
-    fn accepted_rate(&self, now: u64) -> f64 {
-        let cycle = now.saturating_sub(self.cut_at);
-        let taken = self.taken.saturating_sub(self.taken_then);
-        if cycle < LEAST_CYCLE { 0.0 } else { taken as f64 / cycle as f64 }
+        let accepted = self.cycle.rate_until(now, self.taken);
+        rate.min(GREED * self.aim.max(accepted)).clamp(SLOWEST, FASTEST)
     }
 
     /// The upstream refused a request that left at `at`, before which `taken` had been taken: too much was tried.
     pub(crate) fn cut(&mut self, now: u64, at: u64, taken: u64) {
         let rate = self.rate(now);
-        self.taken = taken;
-        let accepted = self.accepted_rate(at);
-        // A cut so soon after the last one says only that this is still too much.
-        let accepted = if accepted > 0.0 { accepted.min(rate) } else { rate * CUT };
-        self.aim = (accepted + (rate - accepted) * HOPE).clamp(SLOWEST, FASTEST);
+        let accepted = self.cycle.rate_until(at, taken).min(rate);
+        self.begins = accepted > 0.0;
+        if self.begins {
+            self.aim = (accepted + (rate - accepted) * HOPE).clamp(SLOWEST, FASTEST);
+            self.floor = self.aim * KEPT;
+            self.last_cycle = std::mem::replace(&mut self.cycle, Mark { at, taken });
+        } else {
+            // So soon after the last one it says only that this is still too much.
+            self.aim = self.aim.min(rate);
+        }
         self.highest = self.highest.max(self.aim);
-        (self.used_for, self.cut_at, self.taken_then) = (0.0, at, taken);
+        (self.back, self.cut_at, self.taken, self.probes) = (0.0, at, taken, true);
+        self.pace.set_rate(now, self.rate(now));
+    }
+
+    /// A request that left at `at` to try whether there is room again was refused. Where that takes long, much was
+    /// taken at once of what has to last for a long period.
+    pub(crate) fn stays_closed(&mut self, now: u64, at: u64, taken: u64) {
+        (self.taken, self.probes) = (taken, true);
+        let at = at.min(self.cut_at.saturating_add(LONGEST_PAUSE));
+        if at.saturating_sub(self.cut_at) < LEAST_CYCLE {
+            return;
+        }
+        let lasts = self.last_cycle.rate_until(at, taken);
+        self.aim = self.aim.min(lasts.max(self.floor));
+        self.begins = true;
         self.pace.set_rate(now, self.rate(now));
     }
 
@@ -105,14 +169,31 @@ impl Search {
     /// left before are not known to have been refused.
     pub(crate) fn take(&mut self, now: u64, due: u64, opened: u64, taken: u64) {
         self.taken = taken;
+        if std::mem::take(&mut self.probes) {
+            self.probe(now);
+        }
         if self.pace.level(now) < BURST as f64 {
             let longest = self.pace.span(BURST as f64).max(SECOND as f64);
-            let since = self.taken_at.max(opened);
-            self.used_for += (now.saturating_sub(since) as f64).min(longest);
+            let held = (now.saturating_sub(self.taken_at.max(opened)) as f64).min(longest);
+            self.back += held / (RETURN / self.rate(now)).clamp(SOONEST_RETURN, LATEST_RETURN);
         }
         self.taken_at = now;
         self.pace.set_rate(due, self.rate(now));
         self.pace.take(due, 1);
+    }
+
+    /// The first request after a refusal leaves.
+    fn probe(&mut self, now: u64) {
+        if std::mem::take(&mut self.guessed) {
+            let counted = self.taken.saturating_sub(self.last_cycle.taken) as f64 / SECOND as f64;
+            self.aim = counted.clamp(self.aim, self.aim * WRONG_GUESS).min(FASTEST);
+            self.highest = self.aim;
+        }
+        // What a longer pause says has been heard from the probes within it.
+        let paused = now.saturating_sub(self.cut_at);
+        if self.begins && !(SHORT_PAUSE..LEAST_CYCLE).contains(&paused) {
+            self.cycle = Mark { at: now, taken: self.taken };
+        }
     }
 
     pub(crate) fn give_back(&mut self, now: u64) {
@@ -120,7 +201,7 @@ impl Search {
     }
 
     pub(crate) fn line_up(&mut self, now: u64) {
-        self.pace.line_up(now, 1);
+        self.pace.line_up(now, 1, 1);
     }
 
     pub(crate) fn leave_line(&mut self, now: u64) {
@@ -150,5 +231,70 @@ impl Search {
         let amount = ((rate * period as f64).round() as u64).clamp(1, LARGEST_AMOUNT);
         let rate = Rate::new(Unit::Requests, amount, Duration::from_nanos(period)).ok()?;
         rate.with_burst(BURST.min(amount)).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Twenty of a crowd were taken in a moment, and then it was closed for a second.
+    fn after_a_crowd_of_twenty() -> Search {
+        let mut search = Search::new(SECOND / 10, SECOND / 20, 20.0, 20, 30);
+        search.take(SECOND, SECOND, SECOND, 20);
+        search
+    }
+
+    fn a_second(search: &Search, now: u64) -> f64 {
+        search.rate(now) * SECOND as f64
+    }
+
+    #[test]
+    fn a_refusal_right_after_the_first_pause_does_not_take_the_pause_for_the_rate() {
+        let mut search = after_a_crowd_of_twenty();
+        search.cut(SECOND + SECOND / 10, SECOND + SECOND / 12, 22);
+        assert!(a_second(&search, 2 * SECOND) >= 16.0, "{} a second", a_second(&search, 2 * SECOND));
+    }
+
+    #[test]
+    fn of_a_crowd_whoever_is_refused_first_is_not_all_that_is_known() {
+        let mut search = Search::new(SECOND / 10, SECOND / 20, 9.0, 9, 30);
+        search.take(SECOND / 5, SECOND / 5, SECOND / 5, 20);
+        assert!(a_second(&search, SECOND) >= 0.9 * 20.0, "{} a second", a_second(&search, SECOND));
+    }
+
+    #[test]
+    fn one_refusal_costs_a_twentieth() {
+        let mut search = after_a_crowd_of_twenty();
+        let mut now = SECOND;
+        for nth in 0..300 {
+            now += SECOND / 20;
+            search.take(now, now, SECOND, 21 + nth);
+        }
+        let before = a_second(&search, now);
+        search.cut(now, now, 321);
+        assert!(a_second(&search, now) >= 0.93 * before, "{before} and then {}", a_second(&search, now));
+    }
+
+    #[test]
+    fn a_pause_that_lasts_shows_how_long_the_period_is() {
+        let mut search = Search::new(2 * SECOND, SECOND, 60.0, 60, 30);
+        for at in [2, 7, 14, 26, 51].map(|seconds| seconds * SECOND) {
+            search.take(at, at, at, 60);
+            search.stays_closed(at, at, 60);
+        }
+        search.take(MINUTE, MINUTE, MINUTE, 60);
+        assert!((0.9..1.3).contains(&a_second(&search, MINUTE)), "{} a second", a_second(&search, MINUTE));
+    }
+
+    #[test]
+    fn an_outage_does_not_make_a_rate_that_was_measured_forgotten() {
+        let mut search = after_a_crowd_of_twenty();
+        search.cut(20 * SECOND, 20 * SECOND, 400);
+        let before = a_second(&search, 20 * SECOND);
+        for minute in 1..600 {
+            search.stays_closed(minute * MINUTE, minute * MINUTE, 400);
+        }
+        assert!(a_second(&search, 600 * MINUTE) >= 0.45 * before, "{before} before it");
     }
 }

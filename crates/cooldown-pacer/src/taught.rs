@@ -143,7 +143,7 @@ impl Taught {
     }
 
     pub(crate) fn line_up(&mut self, now: u64, cost: &Cost) {
-        self.buckets_mut().for_each(|bucket| bucket.line_up(now, cost));
+        self.buckets_mut().for_each(|bucket| bucket.line_up(now, cost, 1));
         self.search.iter_mut().for_each(|search| search.line_up(now));
     }
 
@@ -231,6 +231,12 @@ impl Taught {
             self.search = Some(Search::new(now, away.at, rate, taken, waiting));
             self.start_ramp(now);
         }
+    }
+
+    /// A probe was refused like the one before it.
+    pub(crate) fn stays_closed(&mut self, now: u64, away: &TurnedAway) {
+        let taken = (away.left_before + 1).saturating_sub(self.lost);
+        self.search.iter_mut().for_each(|search| search.stays_closed(now, away.at, taken));
     }
 
     fn is_struck_out(&mut self, now: u64) -> bool {

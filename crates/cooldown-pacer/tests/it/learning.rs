@@ -7,7 +7,7 @@ use cooldown_pacer::{
     Source, Spent, Teaching, Told, Unit,
 };
 
-use crate::upstream::{Counting, Loop, Telling, bucket, fixed, sliding};
+use crate::upstream::{Counting, Loop, Telling, Weather, bucket, fixed, sliding};
 use crate::world::{MILLI, SECOND, at, requests_per};
 
 const MINUTE: u64 = 60 * SECOND;
@@ -80,8 +80,9 @@ fn a_limit_that_is_never_told_is_found() {
             let (from, to) = (30 * SECOND, 330 * SECOND);
             upstream.run_until(to + 2 * SECOND);
             let (used, refused) = (upstream.used(from, to, 6000.0), upstream.refused(from, to));
-            assert!(used >= 0.88, "{name}: {used} used");
-            assert!(refused <= 0.0075, "{name}: {refused} refused");
+            let least = if telling == Telling::Nothing { 0.97 } else { 0.92 };
+            assert!(used >= least, "{name}: {used} used");
+            assert!(refused <= 0.005, "{name}: {refused} refused");
             let room = learned(&upstream.pacer, upstream.now, upstream.key).expect("something was found");
             assert_eq!(room.source, Source::Found);
         }
@@ -103,12 +104,56 @@ fn the_first_crowd_of_a_bold_key_does_not_spoil_the_search() {
 fn slow_limits_are_found_as_well() {
     for telling in [Telling::Nothing, Telling::Waits] {
         for counting in [sliding(60, 60), fixed(60, 60), bucket(60, 60)] {
-            let mut upstream = Loop::new(counting.clone(), telling, Teaching::Cautious).with_clients(30, 10);
-            let (from, to) = (3 * MINUTE, 23 * MINUTE);
-            upstream.run_until(to + 2 * SECOND);
-            let (used, refused) = (upstream.used(from, to, 1200.0), upstream.refused(from, to));
-            assert!(used >= 0.8, "{counting:?} {telling:?}: {used} used");
-            assert!(refused <= 0.08, "{counting:?} {telling:?}: {refused} refused");
+            for weather in [Weather::Calm, Weather::Jitter { seed: 1 }, Weather::Storm { seed: 1 }] {
+                let upstream = Loop::new(counting.clone(), telling, Teaching::Cautious).with_clients(30, 10);
+                let mut upstream = upstream.with_weather(weather);
+                let (from, to) = (3 * MINUTE, 23 * MINUTE);
+                upstream.run_until(to + 2 * SECOND);
+                let (used, refused) = (upstream.used(from, to, 1200.0), upstream.refused(from, to));
+                assert!(used >= 0.9, "{counting:?} {telling:?} {weather:?}: {used} used");
+                assert!(refused <= 0.03, "{counting:?} {telling:?} {weather:?}: {refused} refused");
+            }
+        }
+    }
+}
+
+/// Figures of what is found from 15 s on, in the mean over crowds of different jitter, and the least that any of them used.
+struct Found {
+    used: f64,
+    refused: f64,
+    least: f64,
+}
+
+fn found(counting: &Counting, a_second: f64, (flows, depth): (u64, u64), weather: fn(u64) -> Weather) -> Found {
+    const SEEDS: u64 = 6;
+    let (from, to) = (15 * SECOND, 60 * SECOND);
+    let mut found = Found { used: 0.0, refused: 0.0, least: f64::INFINITY };
+    for seed in 0..SEEDS {
+        let upstream = Loop::new(counting.clone(), Telling::Nothing, Teaching::Cautious).with_latency(30 * MILLI);
+        let mut upstream = upstream.with_weather(weather(seed)).with_clients(flows, depth);
+        upstream.run_until(to + 2 * SECOND);
+        let used = upstream.used(from, to, a_second * 45.0);
+        found.used += used / SEEDS as f64;
+        found.refused += upstream.refused(from, to) / SEEDS as f64;
+        found.least = found.least.min(used);
+    }
+    found
+}
+
+#[test]
+fn a_limit_that_is_never_told_is_found_however_late_and_uneven_requests_arrive() {
+    let weathers: [fn(u64) -> Weather; 2] = [|seed| Weather::Jitter { seed }, |seed| Weather::Storm { seed }];
+    for amount in [5, 20, 200] {
+        for counting in [sliding(amount, 1), fixed(amount, 1), bucket(amount, 1)] {
+            for (clients, weather) in
+                [(1, 40), (30, 2)].into_iter().flat_map(|clients| weathers.map(|of| (clients, of)))
+            {
+                let name = format!("{counting:?} {clients:?} {:?}", weather(0));
+                let found = found(&counting, amount as f64, clients, weather);
+                assert!(found.used >= 0.88, "{name}: {} used", found.used);
+                assert!(found.least >= 0.85, "{name}: {} used at least", found.least);
+                assert!(found.refused < 0.01, "{name}: {} refused", found.refused);
+            }
         }
     }
 }
@@ -292,7 +337,7 @@ fn what_was_learned_is_forgotten_when_it_is_not_told_again() {
 #[test]
 fn models_that_think_for_long_are_learned_as_well() {
     for thinking in [3 * SECOND, 20 * SECOND] {
-        for (telling, least) in [(Telling::Limits, 0.99), (Telling::Waits, 0.87), (Telling::Nothing, 0.93)] {
+        for (telling, least) in [(Telling::Limits, 0.99), (Telling::Waits, 0.92), (Telling::Nothing, 0.97)] {
             let mut upstream = Loop::new(sliding(20, 1), telling, Teaching::Cautious).with_thinking(thinking);
             upstream = upstream.with_clients(30, 40);
             upstream.run_until(390 * SECOND);

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cooldown_pacer::{Admission, Ask, Departure, Flow, Instant, Key, Limit, LimitsId, Pacer, Settings, Spent, Urgency};
+use cooldown_pacer::{
+    Admission, Ask, Departure, Flow, Instant, Key, Limit, LimitsId, Pacer, Settings, Spent, Ticket, Urgency, Weight,
+};
 
 use crate::world::{MILLI, Request, SECOND, World, at, pacer_with, request, requests_per, tokens_per, with_tokens};
 
@@ -175,4 +177,46 @@ fn a_backlog_of_its_own_does_not_make_a_client_older_than_its_equals() {
     world.run();
     let left = world.left_at(600).expect("it leaves");
     assert!(left < 45 * SECOND + SECOND / 2, "an equal waits for a turn, not for a backlog: {left}");
+}
+
+#[test]
+fn a_new_key_inherits_no_debt_from_one_that_was_forgotten() {
+    let (mut pacer, shared) = pacer_with(deep(), &[requests_per(10, 1000).into()]);
+    let own = pacer.add_limits(vec![requests_per(1, 10_000).into()]);
+    let heavy = Weight::new(1000).expect("a valid weight");
+    let ask = |client: u64| match client {
+        0 => Ask { weight: heavy, ..Ask::new(Flow(0), [Key::whole(shared)]) },
+        _ => per_client(shared, own, client),
+    };
+    // Client 1 waits once for its own limit, and is served ten seconds ahead of its equals by that. Client 2 comes later.
+    let (mut tickets, mut out, mut now, mut asked) = (BTreeMap::new(), Vec::new(), at(0), None);
+    let mut coming: Vec<u64> = [1, 1].into_iter().chain(std::iter::repeat_n(0, 300)).collect();
+    let served = loop {
+        for client in coming.drain(..) {
+            match pacer.admit(now, ask(client)) {
+                Admission::Go(permit) => pacer.settle(now, permit, Spent::AsEstimated),
+                Admission::Wait(ticket) => drop(tickets.insert(ticket, client)),
+                Admission::Refuse(refusal) => panic!("{refusal:?}"),
+            }
+        }
+        now = now.max(pacer.next_due().expect("somebody waits"));
+        pacer.due(now, &mut out);
+        let left: Vec<u64> = out.drain(..).map(|departure| leave(&mut pacer, now, departure, &mut tickets)).collect();
+        if left.contains(&2) {
+            break now;
+        }
+        if asked.is_none() && now >= at(21 * SECOND) {
+            assert_eq!(pacer.keys_in_use(now), 1, "client 1 is forgotten");
+            (asked, coming) = (Some(now), vec![2]);
+        }
+    };
+    let waited = served.since(asked.expect("it asked"));
+    assert!(waited <= Duration::from_millis(300), "client 2 waited for {waited:?}");
+}
+
+/// Whose request left.
+fn leave(pacer: &mut Pacer, now: Instant, departure: Departure, tickets: &mut BTreeMap<Ticket, u64>) -> u64 {
+    let Departure::Go(ticket, permit) = departure else { panic!("nobody has a budget") };
+    pacer.settle(now, permit, Spent::AsEstimated);
+    tickets.remove(&ticket).expect("it waited")
 }

@@ -9,7 +9,10 @@ use cooldown_pacer::{
     Ticket, Told, Unit,
 };
 
-use crate::world::{SECOND, at};
+use crate::world::{MILLI, SECOND, at};
+
+/// How much longer than planned a request or a response is under way, at most.
+const JITTER: u64 = 50 * MILLI;
 
 /// How the upstream counts.
 #[derive(Debug, Clone)]
@@ -47,10 +50,27 @@ pub(crate) struct Loop {
     latency: u64,
     /// How much longer accepted requests take.
     thinking: u64,
+    weather: Weather,
+    /// How late the next timer fires.
+    lateness: u64,
     events: BinaryHeap<Reverse<(u64, u64)>>,
     planned: BTreeMap<u64, Event>,
     waiting: BTreeMap<Ticket, (Flow, u64)>,
     count: u64,
+}
+
+/// What machine and network add to every instant. The numbers only look random.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Weather {
+    Calm,
+    /// Requests and responses take up to 50 ms longer each, and overtake each other.
+    Jitter {
+        seed: u64,
+    },
+    /// Every tenth timer is late as well, and every other second the machine stands still for up to 100 ms.
+    Storm {
+        seed: u64,
+    },
 }
 
 enum Event {
@@ -148,6 +168,43 @@ impl Counting {
     }
 }
 
+impl Weather {
+    fn seed(self) -> u64 {
+        match self {
+            Self::Calm => 0,
+            Self::Jitter { seed } | Self::Storm { seed } => seed,
+        }
+    }
+
+    /// A number below `bound` for the `nth` of something.
+    fn number(self, nth: u64, bound: u64) -> u64 {
+        let mut mixed = (nth ^ self.seed() << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31) % bound
+    }
+
+    fn jitter(self, nth: u64) -> u64 {
+        if matches!(self, Self::Calm) { 0 } else { self.number(nth, JITTER) }
+    }
+
+    fn timer_lateness(self, nth: u64) -> u64 {
+        let is_late = matches!(self, Self::Storm { .. }) && self.number(2 * nth, 10) == 0;
+        if is_late { self.number(2 * nth + 1, JITTER) } else { 0 }
+    }
+
+    /// When what is due at `at` happens: at once, unless the machine stands still.
+    fn happens(self, at: u64) -> u64 {
+        let second = at / SECOND;
+        if !matches!(self, Self::Storm { .. }) || self.number(second, 2) == 0 {
+            return at;
+        }
+        let from = second * SECOND + self.number(second + 1, SECOND - 2 * JITTER);
+        let to = from + self.number(second + 2, 2 * JITTER);
+        if at >= from { at.max(to) } else { at }
+    }
+}
+
 impl Loop {
     /// `flows` clients, each with `depth` requests that wait or are under way at any time.
     pub(crate) fn new(counting: Counting, telling: Telling, teaching: Teaching) -> Self {
@@ -163,6 +220,8 @@ impl Loop {
             telling,
             latency: SECOND / 30,
             thinking: 0,
+            weather: Weather::Calm,
+            lateness: 0,
             events: BinaryHeap::new(),
             planned: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -181,6 +240,11 @@ impl Loop {
         self
     }
 
+    pub(crate) fn with_weather(mut self, weather: Weather) -> Self {
+        self.weather = weather;
+        self
+    }
+
     pub(crate) fn with_clients(mut self, flows: u64, depth: u64) -> Self {
         for nth in 0..flows * depth {
             self.plan(0, Event::Ask { flow: Flow(nth % flows), since: None });
@@ -196,7 +260,7 @@ impl Loop {
     pub(crate) fn run_until(&mut self, end: u64) {
         loop {
             let event = self.events.peek().map_or(u64::MAX, |&Reverse((at, _))| at);
-            let timer = self.pacer.next_due().map_or(u64::MAX, |due| due.as_nanos().max(self.now));
+            let timer = self.pacer.next_due().map_or(u64::MAX, |due| self.fires(due.as_nanos()));
             if event.min(timer) > end {
                 break;
             }
@@ -225,7 +289,17 @@ impl Loop {
     fn plan(&mut self, at: u64, event: Event) {
         self.count += 1;
         self.planned.insert(self.count, event);
-        self.events.push(Reverse((at, self.count)));
+        self.events.push(Reverse((self.weather.happens(at), self.count)));
+    }
+
+    /// When the timer for `due` fires. What is due already needs none.
+    fn fires(&self, due: u64) -> u64 {
+        if due <= self.now { self.now } else { self.weather.happens(due + self.lateness) }
+    }
+
+    /// One way between pacer and upstream.
+    fn way(&self, latency: u64) -> u64 {
+        self.now + latency + self.weather.jitter(self.count)
     }
 
     fn step(&mut self) {
@@ -251,6 +325,7 @@ impl Loop {
     fn depart(&mut self) {
         let mut departures = Vec::new();
         self.pacer.due(at(self.now), &mut departures);
+        self.lateness = self.weather.timer_lateness(self.count);
         for departure in departures {
             let Departure::Go(ticket, permit) = departure else { panic!("nobody is in a hurry") };
             let (flow, since) = self.waiting.remove(&ticket).expect("granted once");
@@ -261,7 +336,7 @@ impl Loop {
     fn send(&mut self, permit: Permit, flow: Flow, since: u64) {
         let index = self.attempts.len();
         self.attempts.push((self.now, false));
-        self.plan(self.now + self.latency / 2, Event::Reach(Sent { permit, flow, since, index }));
+        self.plan(self.way(self.latency / 2), Event::Reach(Sent { permit, flow, since, index }));
     }
 
     fn reach(&mut self, sent: Sent) {
@@ -280,7 +355,7 @@ impl Loop {
             _ => None,
         };
         let thinking = if accepted { self.thinking } else { 0 };
-        self.plan(self.now + self.latency - self.latency / 2 + thinking, Event::Answer(sent, accepted, told));
+        self.plan(self.way(self.latency - self.latency / 2 + thinking), Event::Answer(sent, accepted, told));
     }
 
     fn answer(&mut self, mut sent: Sent, accepted: bool, told: Option<Told>) {
