@@ -148,9 +148,18 @@ pub struct Permit {
     pub(crate) nth: u64,
     /// Whether it is known that the upstream took the request, or turned it away.
     pub(crate) heard: bool,
+    /// Nothing was known of its keys but what was configured, so that nothing depends on whether the upstream takes it.
+    pub(crate) plain: bool,
 }
 
 impl Permit {
+    /// The upstream took the request. True if that is all that there is to say: nothing depends on it. Otherwise it must be
+    /// [observed](crate::Pacer::observe).
+    pub fn accepted(&mut self) -> bool {
+        self.heard |= self.plain;
+        self.plain
+    }
+
     /// When the request left, as far as the limits are concerned.
     pub fn at(&self) -> Instant {
         Instant::from_nanos(self.at)

@@ -95,6 +95,11 @@ impl Cooldown {
         }
     }
 
+    /// Whether nobody is known to have been accepted since it closed.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.in_a_row > 0
+    }
+
     /// Nobody leaves before this.
     pub(crate) fn until(&self) -> u64 {
         self.until

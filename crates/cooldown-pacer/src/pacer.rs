@@ -261,10 +261,13 @@ impl Pacer {
 
     fn take(&mut self, now: u64, due: u64, keys: KeySet, cost: Cost) -> Permit {
         self.granted += 1;
+        let mut plain = true;
         for &key in &keys {
-            self.keys.get_mut(key).take(now, due, self.granted, &cost);
+            let state = self.keys.get_mut(key);
+            state.take(now, due, self.granted, &cost);
+            plain &= state.taught.as_ref().is_none_or(|taught| taught.is_plain());
         }
-        Permit { keys, taken: cost, at: now, granted: now, nth: self.granted, heard: false }
+        Permit { keys, taken: cost, at: now, granted: now, nth: self.granted, heard: false, plain }
     }
 
     fn join(&mut self, now: u64, keys: KeySet, ask: &Ask) -> Place {

@@ -171,6 +171,11 @@ impl Taught {
         is_idle && self.learned.is_empty() && self.search.is_none()
     }
 
+    /// Whether nothing is known that the upstream's taking a request could change.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.ramp.is_none() && self.search.is_none() && self.learned.is_empty() && !self.cooldown.is_doubtful()
+    }
+
     /// The upstream took a request. True if somebody may leave earlier because of it.
     pub(crate) fn accepted(&mut self, now: u64, nth: u64, heard: bool) -> bool {
         self.cooldown.accepted(nth);

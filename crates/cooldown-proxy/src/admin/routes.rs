@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn metrics_come_in_the_format_that_they_say() {
         let running = start(None);
-        running.metrics.route("api").arrived();
+        running.metrics.route("api").arrived(1);
         let (status, text) = get(&running, "/metrics");
         assert_eq!(status, 200);
         assert!(text.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{text}");

@@ -164,7 +164,7 @@ impl Statement {
 /// Reads everything that a response with this `status` says about limits. `received` is when it came, for responses
 /// without a `Date`.
 pub fn read_limits(kind: ProviderKind, status: u16, headers: &HeaderMap, received: UnixTime) -> Said {
-    if !headers.keys().any(|name| may_speak_of_limits(name.as_str())) {
+    if !speak_of_limits(headers) {
         return Said::default();
     }
     let now = UnixTime::of_response(headers, received);
@@ -190,9 +190,11 @@ pub fn usual_scope(kind: ProviderKind) -> Scope {
     Dialect::of(kind).scope
 }
 
-/// Whether a field of this name is worth a look: most responses have none, and this is asked of each.
-fn may_speak_of_limits(name: &str) -> bool {
-    matches!(name.as_bytes(), [b'a' | b'r' | b'x', ..]) && (name.contains("limit") || name.contains("retry-after"))
+/// Whether a response has a field that is worth a look: most have none, and this is asked of each.
+pub fn speak_of_limits(headers: &HeaderMap) -> bool {
+    headers.keys().map(http::HeaderName::as_str).any(|name| {
+        matches!(name.as_bytes(), [b'a' | b'r' | b'x', ..]) && (name.contains("limit") || name.contains("retry-after"))
+    })
 }
 
 /// `retry-after-ms` before `Retry-After` (RFC 9110 §10.2.3), on errors only: elsewhere it speaks of redirects and jobs.

@@ -28,8 +28,8 @@ pub use decode::{Decoder, decoded};
 pub use estimate::{Estimate, Estimator, Reserve};
 pub use hide::UsageHider;
 pub use limits::{
-    ASSUMED_WINDOW, Basis, MOST_STATEMENTS, Meaning, Reset, Said, Scope, Statement, read_limits, tell_apart,
-    usual_scope,
+    ASSUMED_WINDOW, Basis, MOST_STATEMENTS, Meaning, Reset, Said, Scope, Statement, read_limits, speak_of_limits,
+    tell_apart, usual_scope,
 };
 pub use peek::{ModelName, Peek, PeekFault, PeekField, model_of_path, peek};
 pub use rewrite::{Edit, rewrite};

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use cooldown_pacer::{Instant, Urgency};
 use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Version};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 
@@ -13,7 +13,7 @@ use super::budget;
 use super::call::{self, Call};
 use super::caller::{self, Caller};
 use super::error::{ProxyError, Speech};
-use super::headers;
+use super::headers::{self, Noted};
 use super::peer::Peer;
 use super::record::Record;
 use super::request_body::RequestBody;
@@ -29,8 +29,11 @@ const LONGEST_UNTYPED: usize = 1024 * 1024;
 
 /// A request as it arrived.
 pub(super) struct Arrival {
-    /// The client's head in the form in which upstreams get it, but for its target, its host and credentials of ours.
+    /// The client's head without what is only between it and us. Upstreams get it with their own target, and are told
+    /// the way; see [`headers::tell_way`].
     pub head: Parts,
+    /// Who sent it.
+    pub peer: Rc<Peer>,
     pub body: RequestBody,
     /// The client's end, if it asks for another protocol.
     pub upgrade: Option<OnUpgrade>,
@@ -61,49 +64,52 @@ impl Arrival {
     /// When it is malformed, has no route, or comes from a stranger.
     pub(super) fn prepare(
         worker: &Rc<Worker>,
-        peer: &Peer,
+        peer: &Rc<Peer>,
         request: Request<Incoming>,
         record: &mut Record,
     ) -> Result<Box<Self>, ProxyError> {
         let site = &*worker.site;
         let (mut head, incoming) = request.into_parts();
-        let target = target::read(&head)?;
+        let noted = Noted::of_request(&head.headers);
+        let target = target::read(&head, &noted)?;
         let led = site.lead(&target, head.uri.path())?;
         record.asked_for(site.metrics.domain(&target.host));
         let matched = led.matched().map(|matched| matched.route);
         if let Led::To(matched) = led {
             record.takes(&site.routes[matched.route]);
         }
-        let caller = site.callers.identify(&head.headers, peer, &site.pacing)?;
+        let caller = site.callers.identify(&head.headers, &noted, peer, &site.pacing)?;
         caller.client.and_then(|client| site.callers.name(client)).inspect(|name| record.client(name));
         let common = site.pacing.common_keys(matched, &target.host, caller.client);
         let now = site.pacing.clock().now();
-        let latest = now.after(budget::wait_budget(&head.headers, site.max_wait));
-        let urgency = budget::urgency(&head.headers).unwrap_or(caller.urgency);
+        let wait = if noted.patience { budget::wait_budget(&head.headers, site.max_wait) } else { site.max_wait };
+        let urgency = if noted.priority { budget::urgency(&head.headers) } else { None };
         let upgrade = wanted_upgrade(&mut head);
-        forwardable(&mut head, peer, &caller, upgrade.is_some());
-        let credentials = caller::credentials(&head.headers).map(HeaderValue::as_bytes).or_else(|| {
-            call::model_in_path(&head).and_then(|_| caller::credentials_in_query(&head.uri)).map(str::as_bytes)
-        });
-        let credentials = credentials.map(|value| site.pacing.hash(value));
+        let credentials = credentials(&head, &noted, &caller).map(|credentials| site.pacing.hash(credentials));
+        headers::to_upstream(&mut head.headers, &noted, upgrade.is_some());
+        caller.token_field.iter().for_each(|field| _ = head.headers.remove(field));
+        head.extensions.clear();
         let body = RequestBody::new(incoming, site.idle_timeout, &site.memory);
         let (call, trace, returns) = (None, None, false);
         let mut arrival = Self {
             head,
+            peer: Rc::clone(peer),
             body,
             upgrade,
             led,
+            urgency: urgency.unwrap_or(caller.urgency),
             caller,
-            urgency,
             credentials,
             common,
             since: now,
             returns,
             trace,
-            latest,
+            latest: now.after(wait),
             call,
         };
-        arrival.recall(site);
+        if noted.retry_count {
+            arrival.recall(site);
+        }
         Ok(Box::new(arrival))
     }
 
@@ -187,9 +193,19 @@ impl Arrival {
         self.call.as_ref()?.model.as_deref()
     }
 
-    /// The host that the client asked for.
-    pub(super) fn host(&self) -> &str {
-        self.head.headers.get(headers::FORWARDED_HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()
+    /// Its fields for an attempt. A copy stays for the next one: this one gets the map that has room for more.
+    pub(super) fn take_headers(&mut self) -> HeaderMap {
+        let copy = self.head.headers.clone();
+        std::mem::replace(&mut self.head.headers, copy)
+    }
+
+    /// The host as the client named it.
+    pub(super) fn host(&self) -> HeaderValue {
+        let host = match self.head.uri.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            None => self.head.headers.get(HOST).cloned(),
+        };
+        host.unwrap_or_else(|| HeaderValue::from_static(""))
     }
 
     /// In which words its caller expects to be answered.
@@ -214,21 +230,10 @@ fn wanted_upgrade(head: &mut Parts) -> Option<OnUpgrade> {
     headers::names_upgrade(&head.headers).then_some(upgrade)
 }
 
-/// Turns the client's head into what every upstream may get.
-fn forwardable(head: &mut Parts, peer: &Peer, caller: &Caller, upgrade: bool) {
-    let host = asked_host(head).unwrap_or_else(|| HeaderValue::from_static(""));
-    let version = std::mem::replace(&mut head.version, Version::HTTP_11);
-    head.extensions.clear();
-    headers::to_upstream(&mut head.headers, version, peer, host, upgrade);
-    if let Some(field) = &caller.token_field {
-        head.headers.remove(field);
-    }
-}
-
-/// The host as the client named it.
-fn asked_host(head: &Parts) -> Option<HeaderValue> {
-    match head.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => head.headers.get(HOST).cloned(),
-    }
+/// The credentials that a request carries for its upstream, in a field or in Gemini's way.
+fn credentials<'a>(head: &'a Parts, noted: &Noted, caller: &Caller) -> Option<&'a [u8]> {
+    let in_fields = || caller::credentials(&head.headers, caller.token_field.as_ref()).map(HeaderValue::as_bytes);
+    let in_query =
+        || call::model_in_path(head).and_then(|_| caller::credentials_in_query(&head.uri)).map(str::as_bytes);
+    noted.credentials.then(in_fields).flatten().or_else(in_query)
 }

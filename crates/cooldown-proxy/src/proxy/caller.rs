@@ -5,7 +5,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::error::ProxyError;
-use super::headers::CLIENT;
+use super::headers::{CLIENT, Noted};
 use super::peer::Peer;
 use crate::config::model::{Client, ClientBy};
 use crate::pacing::Pacing;
@@ -50,10 +50,16 @@ impl Callers {
     ///
     /// # Errors
     /// When clients are configured and it is none of them.
-    pub(super) fn identify(&self, headers: &HeaderMap, peer: &Peer, pacing: &Pacing) -> Result<Caller, ProxyError> {
+    pub(super) fn identify(
+        &self,
+        headers: &HeaderMap,
+        noted: &Noted,
+        peer: &Peer,
+        pacing: &Pacing,
+    ) -> Result<Caller, ProxyError> {
         match &self.clients {
             Some(clients) => self.configured(clients, headers),
-            None => Ok(self.anonymous(headers, peer, pacing)),
+            None => Ok(self.anonymous(headers, noted, peer, pacing)),
         }
     }
 
@@ -68,11 +74,12 @@ impl Callers {
         Ok(Caller { flow: Flow(index as u64), weight, urgency, client: Some(index), token_field })
     }
 
-    fn anonymous(&self, headers: &HeaderMap, peer: &Peer, pacing: &Pacing) -> Caller {
+    fn anonymous(&self, headers: &HeaderMap, noted: &Noted, peer: &Peer, pacing: &Pacing) -> Caller {
         let identity = self.by.iter().find_map(|by| match by {
             ClientBy::Token => None,
-            ClientBy::Header => headers.get(CLIENT).map(HeaderValue::as_bytes),
-            ClientBy::Authorization => credentials(headers).map(HeaderValue::as_bytes),
+            ClientBy::Header if noted.ours => headers.get(CLIENT).map(HeaderValue::as_bytes),
+            ClientBy::Authorization if noted.credentials => credentials(headers, None).map(HeaderValue::as_bytes),
+            ClientBy::Header | ClientBy::Authorization => None,
             ClientBy::Ip => Some(peer.ip().as_bytes()),
         });
         let flow = Flow(pacing.hash(identity.unwrap_or_default()));
@@ -80,9 +87,9 @@ impl Callers {
     }
 }
 
-/// The credentials that a request carries for its upstream.
-pub(super) fn credentials(headers: &HeaderMap) -> Option<&HeaderValue> {
-    CREDENTIALS.iter().find_map(|name| headers.get(name))
+/// The credentials that a request carries for its upstream, in another field than `not_in`.
+pub(super) fn credentials<'a>(headers: &'a HeaderMap, not_in: Option<&HeaderName>) -> Option<&'a HeaderValue> {
+    CREDENTIALS.iter().filter(|name| Some(*name) != not_in).find_map(|name| headers.get(name))
 }
 
 /// The credentials that Gemini's callers may send in the query.

@@ -23,31 +23,41 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// What an SDK says about how often it has asked before.
 pub(super) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
-pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// What must be changed in a head, found in one pass over its names.
+/// Which of the fields that matter a head has, found in one pass over its names: most heads have hardly any, and looking for
+/// each by name costs more than reading all.
 #[derive(Debug, Default)]
-struct Found {
+pub(super) struct Noted {
     /// `connection`: it may name more fields.
     connection: bool,
     upgrade: bool,
     te: bool,
-    chunked: bool,
+    /// `transfer-encoding`.
+    pub coding: bool,
     /// Fields that end here, `connection` aside.
     hop_by_hop: bool,
-    ours: bool,
+    /// Fields between the client and the proxy.
+    pub ours: bool,
+    /// In one of the fields in which credentials travel.
+    pub credentials: bool,
+    /// What a client says about how long it waits.
+    pub patience: bool,
+    /// `priority`.
+    pub priority: bool,
+    /// What an SDK says about how often it has asked before.
+    pub retry_count: bool,
 }
 
-/// Turns a client's fields into those for an upstream that is told the host that the client asked for. `version` is what
-/// the client spoke; `upgrade` says that its wish for another protocol is passed on.
-pub(super) fn to_upstream(headers: &mut HeaderMap, version: Version, peer: &Peer, host: HeaderValue, upgrade: bool) {
-    let found = Found::in_request(headers);
+/// Turns a client's fields into those that every upstream may get. `upgrade` says that its wish for another protocol is
+/// passed on.
+pub(super) fn to_upstream(headers: &mut HeaderMap, noted: &Noted, upgrade: bool) {
     let protocol = upgrade.then(|| headers.get(UPGRADE).cloned()).flatten();
-    let trailers = found.te && accepts_trailers(headers);
-    found.remove_from(headers);
+    let trailers = noted.te && accepts_trailers(headers);
+    noted.remove_from(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -56,17 +66,20 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, version: Version, peer: &Peer
         headers.insert(UPGRADE, protocol);
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    if found.chunked {
+    if noted.coding {
         // hyper frames the body anew. It must be told for methods that seldom have one.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
+}
+
+/// Tells an upstream who asks, for which host, and by which way. `version` is what the client spoke.
+pub(super) fn tell_way(headers: &mut HeaderMap, version: Version, peer: &Peer, host: HeaderValue) {
     headers.append(FORWARDED_FOR, peer.ip_value());
     headers.append(FORWARDED, peer.forwarded(&host));
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     // RFC 9110 §7.6.3: the protocol in which it was received.
     let via = if version == Version::HTTP_10 { "1.0 cooldown" } else { "1.1 cooldown" };
     headers.append(VIA, HeaderValue::from_static(via));
-    headers.insert(HOST, host.clone());
     headers.insert(FORWARDED_HOST, host);
 }
 
@@ -78,8 +91,7 @@ pub(super) fn names_upgrade(headers: &HeaderMap) -> bool {
 
 /// Turns an upstream's fields into those for the client.
 pub(super) fn to_client(headers: &mut HeaderMap, upstream: &HeaderValue, waited: Duration, attempts: u32) {
-    let found = Found::in_response(headers);
-    found.remove_from(headers);
+    Noted::of_response(headers).remove_from(headers);
     headers.append(VIA, HeaderValue::from_static("1.1 cooldown"));
     say_source(headers, "upstream");
     say_wait(headers, upstream, waited, attempts);
@@ -105,33 +117,45 @@ fn number(number: u64) -> HeaderValue {
     }
 }
 
-impl Found {
-    fn in_request(headers: &HeaderMap) -> Self {
-        let mut found = Self::default();
+impl Noted {
+    /// What there is to know of a request's head.
+    pub(super) fn of_request(headers: &HeaderMap) -> Self {
+        let mut noted = Self::default();
         for name in headers.keys() {
-            // The 100 (Continue) is ours to send, when the body is read.
-            found.look_at(name, name == EXPECT || name == PROXY_AUTHORIZATION);
+            match name.as_str() {
+                "authorization" | "x-api-key" | "api-key" | "x-goog-api-key" => noted.credentials = true,
+                "prefer" | "x-stainless-read-timeout" | "x-stainless-timeout" | "x-server-timeout" => {
+                    noted.patience = true;
+                }
+                "priority" => noted.priority = true,
+                "x-stainless-retry-count" => noted.retry_count = true,
+                // The 100 (Continue) is ours to send, when the body is read.
+                "expect" | "proxy-authorization" => noted.hop_by_hop = true,
+                name => noted.note(name),
+            }
         }
-        found
+        noted
     }
 
-    fn in_response(headers: &HeaderMap) -> Self {
-        let mut found = Self::default();
+    fn of_response(headers: &HeaderMap) -> Self {
+        let mut noted = Self::default();
         for name in headers.keys() {
-            found.look_at(name, name == PROXY_AUTHENTICATE);
+            match name.as_str() {
+                "proxy-authenticate" => noted.hop_by_hop = true,
+                name => noted.note(name),
+            }
         }
-        found
+        noted
     }
 
-    fn look_at(&mut self, name: &HeaderName, ends_here: bool) {
-        match name.as_str() {
+    fn note(&mut self, name: &str) {
+        match name {
             "connection" => self.connection = true,
             "upgrade" => self.upgrade = true,
             "te" => self.te = true,
-            "transfer-encoding" => self.chunked = true,
+            "transfer-encoding" => self.coding = true,
             "keep-alive" | "proxy-connection" => self.hop_by_hop = true,
-            text if text.starts_with(OURS) => self.ours = true,
-            _ => self.hop_by_hop |= ends_here,
+            name => self.ours |= name.starts_with(OURS),
         }
     }
 
@@ -145,7 +169,7 @@ impl Found {
         if self.te {
             headers.remove(TE);
         }
-        if self.chunked {
+        if self.coding {
             headers.remove(TRANSFER_ENCODING);
         }
         if self.hop_by_hop {
@@ -207,7 +231,9 @@ mod tests {
     fn sent(fields: &[(&'static str, &'static str)], upgrade: bool) -> HeaderMap {
         let mut headers = map(fields);
         let peer = Peer::new(SocketAddr::from(([10, 0, 0, 1], 5555)));
-        to_upstream(&mut headers, Version::HTTP_11, &peer, HeaderValue::from_static("asked:80"), upgrade);
+        let noted = Noted::of_request(&headers);
+        to_upstream(&mut headers, &noted, upgrade);
+        tell_way(&mut headers, Version::HTTP_11, &peer, HeaderValue::from_static("asked:80"));
         headers
     }
 
@@ -239,7 +265,6 @@ mod tests {
         let kept = [
             "authorization",
             "forwarded",
-            "host",
             "trailer",
             "via",
             "x-forwarded-for",
@@ -265,7 +290,6 @@ mod tests {
         assert_eq!(text(&headers, "forwarded"), ["for=1.2.3.4", "for=10.0.0.1;host=\"asked:80\";proto=http"]);
         assert_eq!(text(&headers, "x-forwarded-host"), ["asked:80"]);
         assert_eq!(text(&headers, "x-forwarded-proto"), ["http"]);
-        assert_eq!(text(&headers, "host"), ["asked:80"]);
     }
 
     #[test]
@@ -301,5 +325,20 @@ mod tests {
             ("x-cooldown-wait-ms", "1234"),
         ];
         assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn every_field_that_is_looked_for_by_name_is_noted() {
+        let noted = |name| Noted::of_request(&map(&[(name, "1")]));
+        for name in ["authorization", "x-api-key", "api-key", "x-goog-api-key"] {
+            assert!(noted(name).credentials, "{name}");
+        }
+        for name in ["prefer", "x-stainless-timeout", "x-stainless-read-timeout", "x-server-timeout"] {
+            assert!(noted(name).patience, "{name}");
+        }
+        assert!(noted("priority").priority && noted("transfer-encoding").coding);
+        assert!(noted("x-stainless-retry-count").retry_count && noted("x-cooldown-client").ours);
+        let none = noted("accept");
+        assert!(!(none.credentials || none.patience || none.priority || none.retry_count || none.ours || none.coding));
     }
 }

@@ -22,7 +22,8 @@ use super::worker::Worker;
 use crate::config::model::ProviderKind;
 use crate::pacing::Label;
 use crate::provider::{
-    Class, FirstEvent, Said, Scope, Statement, UnixTime, begins_like_an_error, classify, classify_in_place, read_limits,
+    Class, FirstEvent, Said, Scope, Statement, UnixTime, begins_like_an_error, classify, classify_in_place,
+    read_limits, speak_of_limits,
 };
 
 /// An attempt whose response head has come.
@@ -51,12 +52,15 @@ pub(super) fn judge<'a>(
     record: &'a Record,
 ) -> Judged<'a> {
     let route = &worker.site.routes[journey.route()];
-    let status = attempt.response.status();
-    let received = now();
-    let said = read_limits(route.kind, status.as_u16(), attempt.response.headers(), received);
+    let (status, headers) = (attempt.response.status(), attempt.response.headers());
+    let said = if speak_of_limits(headers) {
+        read_limits(route.kind, status.as_u16(), headers, now())
+    } else {
+        Said::default()
+    };
     attempt.hear(worker, journey, &said, arrival);
     if is_worth_reading(route, status, &said) {
-        return Judged::Later(Box::pin(turned_away(worker, attempt, journey, arrival, record, received)));
+        return Judged::Later(Box::pin(turned_away(worker, attempt, journey, arrival, record, now())));
     }
     match attempt.meter(worker, journey, arrival) {
         Some(meter) if meter.is_stream() => {

@@ -9,6 +9,7 @@ use super::arrival::Arrival;
 use super::call::Call;
 use super::caller;
 use super::error::ProxyError;
+use super::headers;
 use super::request_body::RequestBody;
 use super::site::Route;
 use super::way::Way;
@@ -28,15 +29,23 @@ impl Outgoing {
     ///
     /// # Errors
     /// When the path makes no sense there, or the body has been sent and is gone.
-    pub(super) fn build(arrival: &Arrival, route: &Route, way: &Way, counts_tokens: bool) -> Result<Self, ProxyError> {
+    pub(super) fn build(
+        arrival: &mut Arrival,
+        route: &Route,
+        way: &Way,
+        counts_tokens: bool,
+    ) -> Result<Self, ProxyError> {
         let mut head = Request::new(()).into_parts().0;
         head.method = arrival.head.method.clone();
-        head.headers = arrival.head.headers.clone();
+        head.headers = arrival.take_headers();
         head.uri = uri(&arrival.head.uri, route, way, arrival.model())?;
-        let headers = &mut head.headers;
-        if route.sends_own_host() || headers.get(HOST).is_none_or(HeaderValue::is_empty) {
+        let (headers, asked_host) = (&mut head.headers, arrival.host());
+        if route.sends_own_host() || asked_host.is_empty() {
             headers.insert(HOST, route.authority.clone());
+        } else if arrival.head.uri.authority().is_some() {
+            headers.insert(HOST, asked_host.clone());
         }
+        headers::tell_way(headers, arrival.head.version, &arrival.peer, asked_host);
         if let Some(key) = route.key(way.key) {
             caller::remove_credentials(headers);
             headers.insert(key.field.clone(), key.value.clone());

@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 
 use super::error::ProxyError;
 use super::site::Route;
-use crate::telemetry::{AccessLine, AccessLog, RouteMetrics, WaitingGuard};
+use crate::telemetry::{AccessLine, AccessLog, RouteMetrics, WaitingGuard, unix_seconds};
 
 /// The story of one request.
 #[derive(Debug)]
@@ -17,17 +17,19 @@ pub(super) struct Record {
     route: Option<Arc<RouteMetrics>>,
     /// Figures of the domain that it asked for.
     domain: Option<Arc<RouteMetrics>>,
+    /// When it arrived, in Unix seconds.
+    at: u64,
 }
 
 impl Record {
     /// A request arrived.
     pub(super) fn begin(log: &AccessLog, method: &Method, host: &str, path: &str) -> Self {
-        Self { line: log.line(method, host, path), route: None, domain: None }
+        Self { line: log.line(method, host, path), route: None, domain: None, at: unix_seconds() }
     }
 
     /// It asks for a domain with these figures.
     pub(super) fn asked_for(&mut self, domain: Arc<RouteMetrics>) {
-        domain.arrived();
+        domain.arrived(self.at);
         self.domain = Some(domain);
     }
 
@@ -38,7 +40,7 @@ impl Record {
         }
         self.line.route(&route.name);
         if self.route.is_none() {
-            route.metrics.arrived();
+            route.metrics.arrived(self.at);
         }
         self.route = Some(Arc::clone(&route.metrics));
     }

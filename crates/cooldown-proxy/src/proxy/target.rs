@@ -7,6 +7,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Version};
 
 use super::error::ProxyError;
+use super::headers::Noted;
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,11 +25,13 @@ pub(super) struct Target<'a> {
 ///
 /// # Errors
 /// When it could be read in two ways, or asks for a tunnel.
-pub(super) fn read(head: &Parts) -> Result<Target<'_>, ProxyError> {
+pub(super) fn read<'a>(head: &'a Parts, noted: &Noted) -> Result<Target<'a>, ProxyError> {
     if head.method == Method::CONNECT {
         return Err(ProxyError::ConnectUnsupported);
     }
-    check_framing(&head.headers)?;
+    if noted.coding {
+        check_framing(&head.headers)?;
+    }
     let named = host_field(head)?;
     // RFC 9112 §3.2.2: what the request line says overrides the field.
     let authority = head.uri.authority().map_or(named, |authority| authority.as_str());
@@ -113,6 +116,10 @@ mod tests {
             request = request.header(*name, *value);
         }
         request.body(()).expect("a request").into_parts().0
+    }
+
+    fn read(head: &Parts) -> Result<Target<'_>, ProxyError> {
+        super::read(head, &Noted::of_request(&head.headers))
     }
 
     #[test]

@@ -71,12 +71,15 @@ impl Http {
         let service = service_fn(move |request| proxy::serve(&worker, &of_requests, ambiguous.load(Relaxed), request));
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
         let mut closing = pin!(connections.closing());
-        let mut told = false;
+        let (mut listens, mut told) = (false, false);
         let mut timeout = HeadTimeout::new(self.header_timeout);
         let served = std::future::poll_fn(|cx| {
-            if !told && closing.as_mut().poll(cx).is_ready() {
-                told = true;
-                connection.as_mut().graceful_shutdown();
+            // Once it listens, the task is woken when connections shall close; until then there is nothing to ask.
+            if !told && (!listens || connections.is_closing()) {
+                (listens, told) = (true, closing.as_mut().poll(cx).is_ready());
+                if told {
+                    connection.as_mut().graceful_shutdown();
+                }
             }
             match connection.as_mut().poll(cx) {
                 Poll::Pending => timeout.poll(&peer, cx).map(Ok),

@@ -44,6 +44,7 @@ pub struct WorkerThread {
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     open: Cell<usize>,
+    is_closing: Cell<bool>,
     closing: Notify,
     /// Told when the last one has closed.
     none: Notify,
@@ -153,7 +154,13 @@ impl Connections {
         self.closing.notified().await;
     }
 
+    /// Whether they shall.
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing.get()
+    }
+
     fn close(&self) {
+        self.is_closing.set(true);
         self.closing.notify_waiters();
     }
 

@@ -192,10 +192,10 @@ impl fmt::Debug for Boards {
 }
 
 impl RouteMetrics {
-    /// A request arrived, now.
-    pub fn arrived(&self) {
+    /// A request arrived at this Unix time, in seconds.
+    pub fn arrived(&self, at: u64) {
         self.requests.fetch_add(1, Relaxed);
-        self.last_access.store(unix_seconds(), Relaxed);
+        self.last_access.store(at, Relaxed);
     }
 
     /// A request may leave after `wait` in the line; zero when it left at once.
@@ -293,7 +293,8 @@ fn handle(board: &RwLock<HashMap<Box<str>, Arc<RouteMetrics>>>, name: &str, most
     Arc::clone(board.entry(name.into()).or_default())
 }
 
-fn unix_seconds() -> u64 {
+/// The time of day, in Unix seconds; 0 for a clock before 1970.
+pub fn unix_seconds() -> u64 {
     // A clock before 1970 is told as "never".
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
@@ -310,9 +311,9 @@ mod tests {
     fn every_figure_of_an_upstream_is_told_with_its_name() {
         let metrics = Metrics::new();
         let route = metrics.route("api.example.com");
-        route.arrived();
+        route.arrived(unix_seconds());
         route.waited(Duration::ZERO);
-        route.arrived();
+        route.arrived(unix_seconds());
         route.waited(Duration::from_millis(20));
         route.attempt();
         route.responded(StatusCode::OK);
@@ -355,8 +356,8 @@ mod tests {
     #[test]
     fn one_handle_serves_all_who_ask_for_the_same_name() {
         let metrics = Metrics::new();
-        metrics.domain("a.example").arrived();
-        metrics.domain("a.example").arrived();
+        metrics.domain("a.example").arrived(unix_seconds());
+        metrics.domain("a.example").arrived(unix_seconds());
         assert!(scrape(&metrics).contains(r#"cooldown_domain_requests_total{domain="a.example"} 2"#));
     }
 
@@ -373,9 +374,9 @@ mod tests {
     fn domains_that_clients_invent_are_counted_together_beyond_the_bound() {
         let metrics = Metrics::new();
         for number in 0..MAX_DOMAINS + 50 {
-            metrics.domain(&format!("{number}.example")).arrived();
+            metrics.domain(&format!("{number}.example")).arrived(unix_seconds());
         }
-        metrics.domain("0.example").arrived();
+        metrics.domain("0.example").arrived(unix_seconds());
         let text = scrape(&metrics);
         assert!(text.contains(r#"cooldown_domain_requests_total{domain="other"} 50"#), "the rest is one entry");
         assert!(text.contains(r#"cooldown_domain_requests_total{domain="0.example"} 2"#), "known ones keep counting");
@@ -420,7 +421,7 @@ mod tests {
     #[test]
     fn a_name_cannot_break_out_of_its_label() {
         let metrics = Metrics::new();
-        metrics.domain("a\"} 1\nfake_total 7").arrived();
+        metrics.domain("a\"} 1\nfake_total 7").arrived(unix_seconds());
         assert!(!scrape(&metrics).contains("\nfake_total"));
     }
 }

@@ -8,5 +8,5 @@ mod sink;
 
 pub use access::{AccessLine, AccessLog};
 pub use logs::Logs;
-pub use metrics::{CooldownFigure, LimitFigures, Metrics, RoomFigure, RouteMetrics, Scope, WaitingGuard};
+pub use metrics::{CooldownFigure, LimitFigures, Metrics, RoomFigure, RouteMetrics, Scope, WaitingGuard, unix_seconds};
 pub use sink::Sink;

@@ -77,14 +77,11 @@ impl Pool {
         }
     }
 
-    /// An unused connection, the last one used first: the others may grow old and be closed.
+    /// An unused connection, the last one used first: the others may grow old and be closed. One that its upstream has
+    /// closed meanwhile gives the request back unsent.
     pub fn idle(self: &Rc<Self>) -> Option<Lease> {
-        loop {
-            let mut connection = self.idle.borrow_mut().pop()?.connection;
-            if connection.is_usable() {
-                return Some(self.lease(connection));
-            }
-        }
+        let connection = self.idle.borrow_mut().pop()?.connection;
+        Some(self.lease(connection))
     }
 
     /// A connection: an unused one, or a new one.
