@@ -86,8 +86,8 @@ class Bench:
         running = self.start(UPSTREAM, LOAD_CORE)
         self.upstream = running.port
 
-    def start(self, peer, cores=None, answers=True, nodelay=True, **values):
-        """Starts a peer on the proxy's core; a port that was taken in the meantime is not the end."""
+    def start(self, peer, cores=None, path="/", nodelay=True, **values):
+        """Starts a peer on the proxy's core and waits for its first answer; a port that was taken meanwhile is not the end."""
         for last_try in (False, False, True):
             port = self.ports.free()
             filled = {**VALUES, "FILES": self.files, "CLIENTS": self.files // 2 - 200, "UPSTREAM": self.upstream, **values}
@@ -98,7 +98,7 @@ class Bench:
             self.running.append(process)
             headers = fill(peer.headers, filled)
             try:
-                process.wait_for(port, answers, peer.starts_within, *self.question(peer, headers))
+                process.wait_for(port, peer.starts_within, question(peer, path, headers))
             except Failed as failure:
                 self.stop(process)
                 if last_try or not re.search("address.*in use", str(failure), re.IGNORECASE):
@@ -106,14 +106,6 @@ class Bench:
             else:
                 return Running(process, port, headers)
         raise AssertionError("the last try returns or raises")
-
-    def question(self, peer, headers):
-        """The first request to a peer: those that know models are asked for one."""
-        if peer.program not in ("litellm", "portkey") and "models" not in peer.files[0] and "tokens" not in peer.files[0]:
-            return ()
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a.example\r\nContent-Type: application/json\r\n"
-        body = b'{"model":"m-1","messages":[{"role":"user","content":"Hello."}]}'
-        return (head + headers.replace("\n", "\r\n")).encode(), body
 
     def stop(self, process):
         process.stop()
@@ -191,6 +183,18 @@ class Bench:
             "p99": said["p99_us"] / 1e6,
             "cpu": said["cpu_seconds"] / said["answered"],
         }
+
+
+def question(peer, path, headers):
+    """The first request to a peer: those that know models are asked for one."""
+    body = b""
+    line = f"GET {path} HTTP/1.1"
+    if peer.knows_models:
+        line = "POST /v1/chat/completions HTTP/1.1\r\nContent-Type: application/json"
+        body = b'{"model":"m-1","messages":[{"role":"user","content":"Hello."}]}'
+    fields = headers or "Authorization: Bearer sk-bench\n"
+    fields += f"Host: a.example\nContent-Length: {len(body)}\nConnection: close\n\n"
+    return f"{line}\n{fields}".replace("\r", "").replace("\n", "\r\n").encode() + body
 
 
 def wrk_time(said, share):

@@ -79,10 +79,12 @@ def waiting(bench):
             before = running.process.resident(), running.process.descriptors()
             after = []
             words = ["hold", "--connections", count, "--settle", 2, "--seconds", 1, "--path", "/", "--body", SMALL_POST]
-            bench.own_load(running, words, lambda: after.extend((running.process.resident(), running.process.descriptors())))
+            said = bench.own_load(running, words, lambda: after.extend((running.process.resident(), running.process.descriptors())))
             held = after[1] - before[1]
             if held < count * 0.99:
                 raise running.process.failed(f"only {held} of {count} connections are there")
+            if peer.name != "HAProxy" and said["answered"] > count / 100:
+                raise running.process.failed(f"{said['answered']} requests were answered that should have waited")
             found[peer.name] = {"waiting": count, "each": (after[0] - before[0]) / count}
     return found
 

@@ -25,6 +25,8 @@ class Peer:
     headers: str = ""
     """What its clients have to send, one field a line."""
     starts_within: int = 20
+    knows_models: bool = False
+    """Whether it serves chats alone."""
 
     def command(self, programs, values):
         """The command line that starts it, after its configuration was written."""
@@ -51,13 +53,14 @@ def fill(text, values):
     return re.sub(r"@([A-Z_]+)@", lambda match: str(values[match.group(1)]), text)
 
 
-def ours(name, file):
-    return Peer(name, "cooldown-proxy", (file,), ("--config", f"@WORK@/{file}"), version=("version",))
+def ours(name, file, knows_models=False):
+    words = ("--config", f"@WORK@/{file}")
+    return Peer(name, "cooldown-proxy", (file,), words, version=("version",), knows_models=knows_models)
 
 
 COOLDOWN = ours(OURS, "cooldown.yaml")
-COOLDOWN_MODELS = ours(f"{OURS}, by model", "cooldown-models.yaml")
-COOLDOWN_TOKENS = ours(OURS, "cooldown-tokens.yaml")
+COOLDOWN_MODELS = ours(f"{OURS}, by model", "cooldown-models.yaml", knows_models=True)
+COOLDOWN_TOKENS = ours(OURS, "cooldown-tokens.yaml", knows_models=True)
 COOLDOWN_LEARNING = ours(f"{OURS}, told nothing", "cooldown-learning.yaml")
 
 UPSTREAM = Peer("upstream", "nginx", ("upstream.conf",), ("-c", "@WORK@/upstream.conf"))
@@ -87,13 +90,13 @@ GATEWAYS = {
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
         },
-        starts_within=300,
+        starts_within=300, knows_models=True,
     ),
     "Portkey": Peer(
         "Portkey", "portkey", (), ("--port=@PORT@", "--headless"),
         {"NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"},
         headers="x-portkey-provider: openai\nx-portkey-custom-host: http://127.0.0.1:@UPSTREAM@/v1\n"
         "authorization: Bearer sk-bench\n",
-        starts_within=60,
+        starts_within=60, knows_models=True,
     ),
 }

@@ -17,7 +17,7 @@ use crate::tally::Tally;
 
 /// How many clients there are; the first one is greedy.
 pub(crate) const CLIENTS: usize = 32;
-/// How many more requests the greedy client has under way than the others, which have one each.
+/// How many more requests the greedy client has under way than the others.
 const GREEDY: usize = 32;
 
 /// How often the SDK tries again.
@@ -53,13 +53,14 @@ struct Client {
     dice: Dice,
 }
 
-/// Starts the crowd; it stops when the set is dropped.
-pub(crate) fn start(target: SocketAddr, sizes: Sizes, tally: &Rc<RefCell<Tally>>) -> JoinSet<()> {
+/// Starts the crowd, of which everybody has `each` requests under way; it stops when the set is dropped.
+pub(crate) fn start(target: SocketAddr, sizes: Sizes, each: usize, tally: &Rc<RefCell<Tally>>) -> JoinSet<()> {
     let mut crowd = JoinSet::new();
-    for (number, place) in std::iter::repeat_n(0, GREEDY).chain(0..CLIENTS).enumerate() {
+    let everybody = (0..CLIENTS).cycle().take(CLIENTS * each);
+    for (number, place) in std::iter::repeat_n(0, GREEDY).chain(everybody).enumerate() {
         crowd.spawn_local(Client::new(target, sizes, place, number).call_for_ever(place, Rc::clone(tally)));
     }
-    crowd.spawn_local(Client::new(target, sizes, CLIENTS, GREEDY + CLIENTS).ask_for_ever(Rc::clone(tally)));
+    crowd.spawn_local(Client::new(target, sizes, CLIENTS, GREEDY + CLIENTS * each).ask_for_ever(Rc::clone(tally)));
     crowd
 }
 
@@ -117,8 +118,8 @@ impl Client {
                     tally.borrow_mut().refused(status);
                     retry_after.filter(|hint| *hint <= LONGEST_HINT)
                 }
-                Err(_) => {
-                    tally.borrow_mut().failed();
+                Err(error) => {
+                    tally.borrow_mut().failed(&format!("{error:#}"));
                     None
                 }
             };

@@ -38,6 +38,9 @@ pub(crate) struct Strict {
     /// Tells nothing of its limit, neither in fields nor in words.
     #[arg(long)]
     silent: bool,
+    /// How many requests each client has under way; the greedy one has more.
+    #[arg(long, default_value_t = 1)]
+    each: usize,
     #[arg(long)]
     seconds: f64,
 }
@@ -59,14 +62,16 @@ impl Strict {
 
         let tally = Rc::new(RefCell::new(Tally::new()));
         let began = Instant::now();
-        let crowd = crowd::start(target, if self.tokens { Sizes::Varied } else { Sizes::Same }, &tally);
+        let sizes = if self.tokens { Sizes::Varied } else { Sizes::Same };
+        let crowd = crowd::start(target, sizes, self.each, &tally);
         sleep(PERIOD).await;
         tally.borrow_mut().count_fairness_from_here();
         let end = began + Duration::from_secs_f64(self.seconds);
         sleep_until(end.into()).await;
         let clients = tally.borrow().figures();
         drop(crowd);
-        let attempts: Vec<Attempt> = upstream.attempts().into_iter().filter(|attempt| attempt.arrival <= end).collect();
+        let attempts: Vec<Attempt> =
+            upstream.attempts().into_iter().filter(|attempt| (began..=end).contains(&attempt.arrival)).collect();
         println!("{}", json!({"clients": clients, "upstream": self.figures(&attempts, began)}));
         Ok(())
     }

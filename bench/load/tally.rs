@@ -18,6 +18,8 @@ pub(crate) struct Tally {
     sent: u64,
     refused: u64,
     failed: u64,
+    /// What the first failure was.
+    failure: Option<String>,
     gave_up: u64,
     answered: [u64; CLIENTS],
     /// What each client had been answered when fairness began to count.
@@ -35,6 +37,7 @@ impl Tally {
             sent: 0,
             refused: 0,
             failed: 0,
+            failure: None,
             gave_up: 0,
             answered: [0; CLIENTS],
             head_start: [0; CLIENTS],
@@ -49,11 +52,16 @@ impl Tally {
 
     /// An answer that is none. A 429 is told apart from other errors.
     pub(crate) fn refused(&mut self, status: StatusCode) {
-        *(if status == StatusCode::TOO_MANY_REQUESTS { &mut self.refused } else { &mut self.failed }) += 1;
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            self.refused += 1;
+        } else {
+            self.failed(&format!("status {status}"));
+        }
     }
 
-    pub(crate) fn failed(&mut self) {
+    pub(crate) fn failed(&mut self, how: &str) {
         self.failed += 1;
+        self.failure.get_or_insert_with(|| how.to_owned());
     }
 
     pub(crate) fn gave_up(&mut self) {
@@ -91,6 +99,7 @@ impl Tally {
             "answered": self.answered.iter().sum::<u64>(),
             "refused": self.refused,
             "failed": self.failed,
+            "failure": self.failure,
             "gave_up": self.gave_up,
             "jain": jain(&shares),
             "wait_p50_ms": wait_ms(0.5),
