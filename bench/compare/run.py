@@ -85,23 +85,22 @@ def measure(options):
 
 
 def parts(bench, gateways, options):
-    """Everything that was asked for, one after the other."""
+    """Everything that was asked for, one after the other. A part that fails does not take the others with it."""
+    names = strict.QUICK if options.quick else list(strict.UPSTREAMS)
+    seconds = 4 if options.quick else 10
+    every = {
+        "requests": lambda: cost.requests(bench),
+        "bodies": lambda: cost.bodies(bench, gateways),
+        "waiting": lambda: cost.waiting(bench),
+        "starts": lambda: cost.starts(bench, gateways),
+        "strict": lambda: strict.measure(bench, gateways, names, seconds, rounds=1),
+        "growth": lambda: cost.growth(bench),
+    }
     found = {}
-    if "requests" in options.only:
-        found["requests"] = cost.requests(bench)
-    if "bodies" in options.only:
-        found["bodies"] = cost.bodies(bench, gateways)
-    if "waiting" in options.only:
-        found["waiting"] = cost.waiting(bench)
-    if "starts" in options.only:
-        found["starts"] = cost.starts(bench, gateways)
-    if "strict" in options.only:
-        names = strict.QUICK if options.quick else list(strict.UPSTREAMS)
-        found["strict"] = strict.measure(bench, gateways, names, seconds=4 if options.quick else 10, rounds=1)
-    if "growth" in options.only:
-        found["growth"] = cost.growth(bench)
-    found["decisions"] = decisions()
-    return found
+    for part in (part for part in PARTS if part in options.only):
+        with bench.attempt(part):
+            found[part] = every[part]()
+    return found | {"decisions": decisions()}
 
 
 def built():
