@@ -7,6 +7,7 @@ CARGO ?= cargo
 CONFIG ?= config.yaml.example
 SECONDS_SHOWN ?= 20
 SECONDS_EACH ?= 60
+BENCH_ARGS ?=
 
 .PHONY: help run demo test check build build-all bench guard guard-record fuzz setup
 
@@ -32,9 +33,9 @@ build: ## Build the release binary: target/release/cooldown-proxy
 build-all: ## Build every target that this machine can build into dist/, and say which were skipped
 	@packaging/build-all
 
-bench: ## Measure: micro benches, then CPU per request beside nginx
+bench: ## Measure beside other proxies; BENCH_ARGS=--quick for a look, --update to write README and docs
 	$(CARGO) bench --locked -p cooldown-bench
-	bench/compare/run.sh
+	bench/compare/run.py $(BENCH_ARGS)
 
 guard: setup ## Count the instructions of what is done for each request, and compare with what is recorded
 	@.ci/guard
