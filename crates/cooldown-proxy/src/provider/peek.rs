@@ -104,7 +104,7 @@ impl Peek<'_> {
     }
 
     /// Tokens of prompt as `tokenizer` counts them, with the marks around messages; `None` until it is loaded. Takes about
-    /// 60 ns for each byte of a short prompt; of a long one, samples are counted, which takes about a millisecond.
+    /// 60 ns for each byte of a short prompt; of a long one samples are counted, in about a millisecond.
     pub fn prompt_tokens(&self, tokenizer: Tokenizer) -> Option<u64> {
         tokenizer.vocabulary().map(|vocabulary| tokens::prompt_tokens(&self.fields, vocabulary))
     }

@@ -15,15 +15,18 @@ const MARKS: u64 = 3;
 /// About this much of a prompt is counted, in bytes, so that a worker is never held up for long. Of a longer prompt samples
 /// are taken all over it, and the rest is taken to be like them.
 const MOST_COUNTED: u64 = 16 * 1024;
-/// Text is counted in chunks of this many bytes. On much longer ones the library gives up if they are all blanks.
-const CHUNK: usize = 1024;
+/// Text is counted in chunks of this many bytes. Of a text in one piece, a long word takes the library more than its share of
+/// time, and on a million blanks it gives up.
+const CHUNK: usize = 512;
+/// To count a chunk takes as long as for so many bytes more.
+const CALL: u64 = 16;
 /// A chunk ends where a word does, if there is an end so close to its own.
 const LONGEST_WORD: usize = 64;
 
 /// Tokens of prompt.
 pub(super) fn prompt_tokens(fields: &Fields<'_>, vocabulary: &CoreBPE) -> u64 {
-    let text = parts(fields).map(|part| part.text().len() as u64).sum();
-    let mut count = Count::new(text, vocabulary);
+    let texts = parts(fields).map(Part::text).filter(|text| !text.is_empty());
+    let mut count = Count::new(texts.map(weight).sum(), vocabulary);
     for part in parts(fields) {
         match part {
             Part::Role(_) => count.others += MARKS,
@@ -44,9 +47,9 @@ pub(super) fn prompt_tokens(fields: &Fields<'_>, vocabulary: &CoreBPE) -> u64 {
 /// The count of a prompt whose text passes chunk by chunk.
 struct Count<'a> {
     vocabulary: &'a CoreBPE,
-    /// One byte in so many is counted.
+    /// One chunk in so many is counted, by weight.
     every: u64,
-    /// Bytes of text that have passed, and how many of them were counted.
+    /// The weight of the text that has passed, and of that which was counted.
     passed: u64,
     counted: u64,
     /// Tokens in what was counted.
@@ -56,9 +59,9 @@ struct Count<'a> {
 }
 
 impl<'a> Count<'a> {
-    /// For so many bytes of text.
-    fn new(text: u64, vocabulary: &'a CoreBPE) -> Self {
-        let every = text.div_ceil(MOST_COUNTED).max(1);
+    /// For text of this weight.
+    fn new(all: u64, vocabulary: &'a CoreBPE) -> Self {
+        let every = all.div_ceil(MOST_COUNTED).max(1);
         Self { vocabulary, every, passed: 0, counted: 0, found: 0, others: 0 }
     }
 
@@ -70,16 +73,21 @@ impl<'a> Count<'a> {
             let text = resolved.as_deref().unwrap_or(&text);
             if let Ok(tokens) = self.vocabulary.count(text, &HashSet::new()) {
                 self.found += tokens as u64;
-                self.counted += chunk.len() as u64;
+                self.counted += weight(chunk);
             }
         }
-        self.passed += chunk.len() as u64;
+        self.passed += weight(chunk);
     }
 
     fn tokens(&self) -> u64 {
         let all = self.found as f64 * (self.passed as f64 / self.counted.max(1) as f64);
         self.others.saturating_add(all.round() as u64)
     }
+}
+
+/// What it takes to count a text, in bytes.
+fn weight(text: &[u8]) -> u64 {
+    text.len() as u64 + CALL
 }
 
 /// Where the first chunk of `text` ends: in front of a blank or an escape, else between two characters.
