@@ -28,8 +28,6 @@ pub(super) struct Call {
     pub stream: bool,
     /// What makes the answer tell its usage, if it would not by itself.
     pub ask_usage: Option<Edit>,
-    /// Equal for the calls of one conversation.
-    pub conversation: Option<u64>,
     max_output: Option<u64>,
     answers: u64,
     prompt_bytes: u64,
@@ -49,7 +47,6 @@ impl Call {
             named_at: None,
             stream: false,
             ask_usage: None,
-            conversation: None,
             max_output: None,
             answers: 1,
             prompt_bytes: 0,
@@ -86,7 +83,6 @@ impl Call {
         // Only chat completions have the option; elsewhere it would be a fault, and usage comes anyway.
         let asks = peek.stream && head.uri.path().ends_with("/completions");
         self.ask_usage = peek.ask_usage.clone().filter(|_| asks);
-        self.conversation = peek.conversation();
         (self.max_output, self.answers, self.prompt_bytes) = (peek.max_output, peek.answers, peek.prompt_bytes());
     }
 
@@ -111,6 +107,11 @@ impl Call {
                 Some(tokens)
             }
         }
+    }
+
+    /// Equal for the calls of one conversation. Reads the body again: few need to know.
+    pub(super) fn conversation(&self) -> Option<u64> {
+        peek(self.body.as_deref()?).ok()?.conversation()
     }
 
     /// How many answers it asks for.

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use http::header::UPGRADE;
 use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep};
 
@@ -62,6 +62,9 @@ pub(super) async fn forward(
 ) -> Result<Box<Answer>, ProxyError> {
     if arrival.call.is_none() && arrival.wants_reading(&worker.site) {
         Box::pin(arrival.read(worker)).await?;
+    } else if !arrival.body.is_end_stream() {
+        let arrived = Box::pin(arrival.body.arrive()).await;
+        arrived.map_err(|_| ProxyError::InvalidRequest("its body ended early"))?;
     }
     let mut journey = Journey::begin(worker, &arrival)?;
     loop {
@@ -131,7 +134,7 @@ async fn pace(
     let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
     match leg.line.admit(leg.ask(arrival), journey.ways.are_several()) {
         Admission::Go(permit) => {
-            journey.goes(record);
+            record.goes(journey.waited);
             Ok(Some(Turn { lease, permit, late: false }))
         }
         Admission::Refuse(refusal) => Err(ProxyError::Refused(refusal)),
@@ -144,7 +147,7 @@ async fn pace(
             let permit = wait(place, arrival, record).await;
             journey.waits(began.elapsed(), record);
             let Some(permit) = permit? else { return Ok(None) };
-            journey.goes(record);
+            record.goes(journey.waited);
             let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
             Ok(Some(Turn { lease, permit, late: true }))
         }

@@ -22,8 +22,6 @@ pub(super) struct Journey {
     failures: u32,
     /// How long it stood in line, over all attempts.
     pub waited: Duration,
-    /// It was its turn before.
-    has_left: bool,
     /// It was refused for a limit that it was not known to be concerned by.
     has_strayed: bool,
     /// The index of the route that it took last.
@@ -52,8 +50,8 @@ impl Journey {
         let route = ways.get(0).route;
         let trace = arrival.trace.map(|trace| (trace, arrival.since));
         let (attempts, failures, waited) = (0, 0, Duration::ZERO);
-        let (has_left, has_strayed, worker) = (false, false, Rc::clone(worker));
-        Ok(Self { worker, ways, attempts, failures, waited, has_left, has_strayed, route, trace })
+        let (has_strayed, worker) = (false, Rc::clone(worker));
+        Ok(Self { worker, ways, attempts, failures, waited, has_strayed, route, trace })
     }
 
     /// The index of the route that it took last.
@@ -80,13 +78,6 @@ impl Journey {
     pub(super) fn waits(&mut self, wait: Duration, record: &mut Record) {
         self.waited += wait;
         record.waited(wait);
-    }
-
-    /// It may leave. Figures tell the wait for the first attempt, even if nothing comes of that.
-    pub(super) fn goes(&mut self, record: &mut Record) {
-        if !std::mem::replace(&mut self.has_left, true) {
-            record.first_waited(self.waited);
-        }
     }
 
     /// Sets off on a leg. Each upstream that a request comes to may try a fifth of it again.

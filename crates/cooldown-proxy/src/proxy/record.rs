@@ -19,12 +19,14 @@ pub(super) struct Record {
     domain: Option<Arc<RouteMetrics>>,
     /// When it arrived, in Unix seconds.
     at: u64,
+    /// It was its turn before.
+    has_left: bool,
 }
 
 impl Record {
     /// A request arrived.
     pub(super) fn begin(log: &AccessLog, method: &Method, host: &str, path: &str) -> Self {
-        Self { line: log.line(method, host, path), route: None, domain: None, at: unix_seconds() }
+        Self { line: log.line(method, host, path), route: None, domain: None, at: unix_seconds(), has_left: false }
     }
 
     /// It asks for a domain with these figures.
@@ -61,9 +63,12 @@ impl Record {
         self.line.waited(wait);
     }
 
-    /// It may leave for its first attempt after this time in line; zero if it left at once.
-    pub(super) fn first_waited(&mut self, wait: Duration) {
-        self.each(|figures| figures.waited(wait));
+    /// It may leave, after so long in line in all; zero if it left at once. Figures tell the wait for the first attempt, once,
+    /// even if nothing comes of that.
+    pub(super) fn goes(&mut self, waited: Duration) {
+        if !std::mem::replace(&mut self.has_left, true) {
+            self.each(|figures| figures.waited(waited));
+        }
     }
 
     /// It is sent to the upstream.
@@ -128,11 +133,13 @@ mod tests {
         let metrics = Metrics::new();
         let mut record = Record::begin(&AccessLog::off(), &Method::GET, "a.example", "/");
         record.asked_for(metrics.domain("a.example"));
-        // The connection fails after the first one, so that nothing is sent.
-        record.waited(Duration::from_secs(2));
+        // It changes its way once, and then its connection fails, so that nothing is sent.
+        record.waited(Duration::from_secs(1));
+        record.waited(Duration::from_secs(1));
+        record.goes(Duration::from_secs(2));
         record.waited(Duration::from_secs(3));
+        record.goes(Duration::from_secs(5));
         record.sent();
-        record.waited(Duration::ZERO);
         let text = metrics.encode().expect("figures");
         let told = |what: &str| text.lines().find(|line| line.contains(what)).and_then(|line| line.rsplit(' ').next());
         assert_eq!(told("wait_seconds_count"), Some("1"), "{text}");

@@ -19,6 +19,8 @@ use super::idle::Idle;
 
 /// The most that is read of a body while its request waits, in bytes.
 const MOST_AHEAD: usize = 64 * 1024;
+/// A body of at most so many bytes is sent whole.
+const SHORT: usize = 16 * 1024;
 /// The most that is kept of a body that only passes, in bytes: a larger one can be sent once.
 const MOST_KEPT: usize = 1024 * 1024;
 /// Pieces below this are copied, so that they do not hold the much larger buffer that they were read into.
@@ -130,6 +132,22 @@ impl RequestBody {
         match self {
             Self::Passing(passing) => passing.0.borrow().is_end_stream(),
             Self::Empty | Self::Whole(_) => true,
+        }
+    }
+
+    /// Waits for a body that is known to be short, so that head and body leave in one write, as they mostly came. What cannot
+    /// be kept is left to be streamed.
+    ///
+    /// # Errors
+    /// When it breaks off.
+    pub(super) async fn arrive(&self) -> Result<(), BodyError> {
+        let Self::Passing(passing) = self else { return Ok(()) };
+        if passing.0.borrow().size_hint().exact().is_none_or(|length| length > SHORT as u64) {
+            return Ok(());
+        }
+        match std::future::poll_fn(|cx| passing.0.borrow_mut().poll_whole(SHORT, cx)).await {
+            Ok(()) | Err(WholeError::TooLarge | WholeError::NoMemory) => Ok(()),
+            Err(WholeError::Broken) => Err(BodyError::Idle),
         }
     }
 

@@ -83,7 +83,7 @@ impl Ways {
                 }
             }
         }
-        let conversation = arrival.call.as_ref().and_then(|call| call.conversation);
+        let conversation = arrival.call.as_ref().filter(|_| all.len() > 1).and_then(|call| call.conversation());
         let preferred = conversation.map_or(usize::MAX, |conversation| (conversation % all.len() as u64) as usize);
         Ok(Self { all, preferred, turned_away: false })
     }

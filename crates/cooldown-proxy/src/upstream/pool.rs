@@ -77,11 +77,14 @@ impl Pool {
         }
     }
 
-    /// An unused connection, the last one used first: the others may grow old and be closed. One that its upstream has
-    /// closed meanwhile gives the request back unsent.
+    /// An unused connection, the last one used first: the others may grow old and be closed.
     pub fn idle(self: &Rc<Self>) -> Option<Lease> {
-        let connection = self.idle.borrow_mut().pop()?.connection;
-        Some(self.lease(connection))
+        loop {
+            let mut connection = self.idle.borrow_mut().pop()?.connection;
+            if connection.is_usable() {
+                return Some(self.lease(connection));
+            }
+        }
     }
 
     /// A connection: an unused one, or a new one.
