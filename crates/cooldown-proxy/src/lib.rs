@@ -10,5 +10,6 @@ pub mod pacing;
 pub mod provider;
 pub mod proxy;
 pub mod server;
+pub mod simulate;
 pub mod telemetry;
 pub mod upstream;
