@@ -8,7 +8,7 @@ CONFIG ?= config.yaml.example
 SECONDS_SHOWN ?= 20
 SECONDS_EACH ?= 60
 
-.PHONY: help run demo test check build build-all bench fuzz setup
+.PHONY: help run demo test check build build-all deb bench fuzz setup
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ build: ## Build the release binary: target/release/cooldown-proxy
 
 build-all: ## Build every target that this machine can build into dist/, and say which were skipped
 	@packaging/build-all
+
+deb: ## Build the Debian package of this machine's architecture into dist/; needs cargo-deb
+	@packaging/build-deb
 
 bench: ## Measure: micro benches, then CPU per request beside nginx
 	$(CARGO) bench --locked -p cooldown-bench
