@@ -142,7 +142,7 @@ impl fmt::Display for Percentiles {
 /// For people: the three promises first.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {:.1} s, {} loop, {} clients", self.target, self.seconds, self.pace, self.clients)?;
+        writeln!(f, "{}: {:.1} s, {} loop, clients: {}", self.target, self.seconds, self.pace, self.clients)?;
         writeln!(f)?;
         writeln!(f, "  {:<38}{:>12}", "429s seen by clients", self.refused)?;
         if let Some(limit) = &self.limit {
