@@ -107,7 +107,7 @@ struct Plan {
     ways: Vec<Vec<Way>>,
     senders: Vec<Sender>,
     log: Vec<Arrival>,
-    /// Requests that lead nowhere.
+    /// Requests that lead nowhere, or come from nobody who may call.
     passed_over: u64,
 }
 
@@ -157,7 +157,10 @@ impl Plan {
             let sender = match senders.get(request.client.as_str()) {
                 Some(sender) => *sender,
                 None => {
-                    let caller = site.caller(&request.client, 0)?;
+                    let Ok(caller) = site.caller(&request.client, 0) else {
+                        plan.passed_over += 1;
+                        continue;
+                    };
                     let (group, arrivals) = (plan.groups.len(), Arrivals::AtOnce { requests: 0 });
                     plan.groups.push(request.client.clone());
                     plan.senders.push(Sender { group, caller, arrivals, start: request.at, call, ways: 0, made: 0 });
@@ -173,7 +176,7 @@ impl Plan {
             plan.log.push(Arrival { at: request.at, sender, ways, takes: request.takes });
         }
         if plan.log.is_empty() {
-            return Err("no request of the log leads anywhere".to_owned());
+            return Err("no request of the log leads anywhere, or comes from a configured client".to_owned());
         }
         Ok(plan)
     }

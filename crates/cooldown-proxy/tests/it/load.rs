@@ -46,7 +46,8 @@ async fn the_promises_are_measured_at_any_url() {
     let url = format!("http://{}/v1/chat/completions", proxy.address());
     let paced = load(&[[url.as_str()].as_slice(), &options].concat()).await;
     assert_eq!((paced.refused, paced.errors, provider.strict().breaches()), (0, 0, 0), "{paced}");
-    assert!((0.96..1.02).contains(&paced.used.expect("a limit was stated")), "{paced}");
+    // How much it is on a quiet machine is what `promises` is for.
+    assert!((0.9..1.02).contains(&paced.used.expect("a limit was stated")), "{paced}");
     assert!(paced.fairness > 0.95, "{paced}");
     assert_eq!(paced.tokens, Some(17 * paced.answered), "what the answers say");
     assert!(paced.in_line.expect("the proxy says it").max > 50.0, "{paced}");

@@ -2,7 +2,7 @@
 
 use tempfile::TempDir;
 
-use crate::support::{Finished, command};
+use crate::support::{Binary, Finished, Upstream, command, get, plain, until};
 
 const SERVER: &str = "server: {host: localhost, port: 0}\nadmin: off\n";
 const WORKLOAD: &str =
@@ -41,6 +41,30 @@ fn twice_the_limit_takes_half_the_time() {
     for part in ["config.yaml", "faster.yaml", "batch", "people", "wait p99", "finished"] {
         assert!(table.stdout.contains(part), "no `{part}` in:\n{}", table.stdout);
     }
+}
+
+#[tokio::test]
+async fn what_the_proxy_logs_can_be_played_again() {
+    let upstream = Upstream::start(plain).await;
+    let config = format!(
+        "server: {{host: 127.0.0.1, port: 0}}\nadmin: off\nlog: {{format: json}}\nroutes: {{\"*\": \"{}\"}}\n",
+        upstream.url()
+    );
+    let binary = Binary::serve(&config);
+    for _ in 0..3 {
+        get(binary.address(), "a.example", "/x").await;
+    }
+    until("there are three access lines", || {
+        binary.lines().iter().filter(|line| line.contains(r#""target":"access""#)).count() == 3
+    })
+    .await;
+    let folder = TempDir::new().expect("a folder");
+    std::fs::write(folder.path().join("config.yaml"), config).expect("the file is written");
+    std::fs::write(folder.path().join("access.log"), binary.lines().join("\n")).expect("the file is written");
+    let finished = command(&folder, &["simulate", "access.log", "--json"]);
+    assert_eq!(finished.status.code(), Some(0), "{finished:?}");
+    let report: serde_json::Value = serde_json::from_str(&finished.stdout).expect("JSON");
+    assert_eq!(report["runs"][0]["all"]["answered"], 3);
 }
 
 #[test]
