@@ -35,6 +35,7 @@ providers:
     fallback: true
     reserve_output: none
     count_cached: true
+    tokenizer: off
     limits: {requests: 1/s}
     model_limits: {m: {tokens: 1/s}}
 clients: {c: {token: t, weight: 1, urgency: 1, limits: {requests: 1/s}}}
