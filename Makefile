@@ -9,7 +9,7 @@ SECONDS_SHOWN ?= 20
 SECONDS_EACH ?= 60
 BENCH_ARGS ?=
 
-.PHONY: help run demo test check build build-all bench guard guard-record fuzz setup
+.PHONY: help run demo test check build build-all deb bench guard guard-record fuzz setup
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ build: ## Build the release binary: target/release/cooldown-proxy
 
 build-all: ## Build every target that this machine can build into dist/, and say which were skipped
 	@packaging/build-all
+
+deb: ## Build the Debian package of this machine's architecture into dist/; needs cargo-deb
+	@packaging/build-deb
 
 bench: ## Measure beside other proxies; BENCH_ARGS=--quick for a look, --update to write README and docs
 	$(CARGO) bench --locked -p cooldown-bench

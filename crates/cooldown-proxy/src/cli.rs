@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::config::{self, Config, Faults};
+use crate::load::{self, Load};
+use crate::simulate::Simulate;
 
 /// Exit code of a failure while running.
 pub const RUN_TIME_FAILURE: u8 = 1;
@@ -25,8 +28,27 @@ Examples:
   cooldown-proxy --upstream https://api.github.com --limit 10/s --limit \"8 concurrent\"
   cooldown-proxy init && cooldown-proxy check         write a configuration, and see what it means
   cooldown-proxy demo --seconds 10                    see it work, without any account
+  cooldown-proxy load http://localhost:8080/ --limit 10/s
+  cooldown-proxy simulate workload.yaml --compare other.yaml
 
 Exit codes: 0 done, 1 failed while running, 2 faulty command line or configuration";
+
+const LOAD_EXAMPLES: &str = "\
+Examples:
+  cooldown-proxy load http://localhost:8080/x -H \"Host: api.example.com\" --clients 32 --greedy 32 --limit 50/s
+  cooldown-proxy load http://localhost:8080/openai/v1/chat/completions -H \"Authorization: Bearer KEY\" \\
+      --tokens 800:200 --stream --rate 30/min --duration 5m --limit \"60k tokens/min\"
+
+Exit codes: 0 something was answered, 1 nothing was, 2 faulty command line";
+
+const SIMULATE_EXAMPLES: &str = "\
+A workload is a list of clients; docs/commands.md explains every field:
+  duration: 1d
+  clients:
+    - {name: batch, requests: 20000, host: api.example.com, takes: 2s}
+    - {name: people, count: 50, rate: 2/min, model: gpt-4o-mini, tokens: {input: 800, output: 200}}
+
+Exit codes: 0 done, 1 failed, 2 faulty command line, configuration or workload";
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +74,32 @@ pub enum Command {
     Demo {
         /// When it ends by itself.
         seconds: Option<u64>,
+    },
+    /// Send requests to a URL and measure what comes of them.
+    Load {
+        /// What is sent, and when.
+        load: Box<Load>,
+        /// Whether the report is JSON.
+        json: bool,
+    },
+    /// Tell how long a workload would take, in virtual time.
+    Simulate {
+        /// What is simulated.
+        simulate: Simulate,
+        /// Whether the report is JSON.
+        json: bool,
+    },
+    /// Print the JSON Schema of the configuration.
+    Schema,
+    /// Print what a shell needs to complete the command line.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the manual pages.
+    Man {
+        /// Where to.
+        folder: PathBuf,
     },
     /// Print the version.
     Version,
@@ -137,6 +185,36 @@ enum Subcommands {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
         seconds: Option<u64>,
     },
+    /// Send requests to a URL and tell: 429s seen, share of a limit that was used, fairness, waits
+    #[command(after_help = LOAD_EXAMPLES)]
+    Load(load::Arguments),
+    /// Tell how long a workload would take under a configuration, in virtual time
+    #[command(after_help = SIMULATE_EXAMPLES)]
+    Simulate {
+        /// A workload in YAML, or a log with access lines in JSON
+        #[arg(value_name = "WORKLOAD")]
+        workload: PathBuf,
+        /// Show another configuration beside the first
+        #[arg(long, value_name = "FILE")]
+        compare: Option<PathBuf>,
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of the configuration
+    Schema,
+    /// Print what a shell needs to complete the command line
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man {
+        /// The folder that they are written to
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
     /// Print the version
     Version,
 }
@@ -148,7 +226,7 @@ enum Subcommands {
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
     let Arguments { serve, command } = Arguments::try_parse_from(with_long_config(arguments))?;
     let Some(command) = command else { return Ok(Command::Serve { source: source(serve) }) };
-    let takes_config = matches!(command, Subcommands::Check { path: None });
+    let takes_config = matches!(command, Subcommands::Check { path: None } | Subcommands::Simulate { .. });
     if serve.has_more_than_config() || (serve.config.is_some() && !takes_config) {
         let message = "options of serving do not go with this command, or name a file twice";
         return Err(Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, message));
@@ -157,6 +235,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, c
         Subcommands::Check { path } => Command::Check { path: path.or(serve.config).unwrap_or_else(default_file) },
         Subcommands::Init { path, force } => Command::Init { path, force },
         Subcommands::Demo { seconds } => Command::Demo { seconds },
+        Subcommands::Load(arguments) => {
+            let json = arguments.json;
+            let faulty = |why| Arguments::command().error(clap::error::ErrorKind::ValueValidation, why);
+            Command::Load { load: Box::new(arguments.load().map_err(faulty)?), json }
+        }
+        Subcommands::Simulate { workload, compare, json } => {
+            let config = serve.config.unwrap_or_else(default_file);
+            Command::Simulate { simulate: Simulate { workload, config, compare }, json }
+        }
+        Subcommands::Schema => Command::Schema,
+        Subcommands::Completions { shell } => Command::Completions { shell },
+        Subcommands::Man { folder } => Command::Man { folder },
         Subcommands::Version => Command::Version,
     })
 }
@@ -243,6 +333,36 @@ pub fn init(path: &Path, force: bool) -> ExitCode {
     }
 }
 
+/// `schema`: prints the JSON Schema of the configuration.
+pub fn schema() -> ExitCode {
+    print!("{}", config::schema());
+    ExitCode::SUCCESS
+}
+
+/// `completions`: prints what a shell needs to complete the command line.
+pub fn completions(shell: Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "cooldown-proxy", &mut script);
+    // A reader that closes the pipe early has what it wants.
+    let _ = std::io::stdout().write_all(&script);
+    ExitCode::SUCCESS
+}
+
+/// `man`: writes a manual page for the program and one for each of its commands.
+pub fn man(folder: &Path) -> ExitCode {
+    let written = std::fs::create_dir_all(folder).and_then(|()| {
+        let command = Arguments::command().disable_help_subcommand(true);
+        clap_mangen::generate_to(command, folder)
+    });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{} cannot be written: {error}", folder.display());
+            ExitCode::from(RUN_TIME_FAILURE)
+        }
+    }
+}
+
 /// `version`: prints the name and version of the program.
 pub fn version() -> ExitCode {
     println!("cooldown-proxy {}", env!("CARGO_PKG_VERSION"));
@@ -300,6 +420,9 @@ mod tests {
     #[case("init f.yaml --force", Command::Init { path: "f.yaml".into(), force: true })]
     #[case("demo", Command::Demo { seconds: None })]
     #[case("demo --seconds 4", Command::Demo { seconds: Some(4) })]
+    #[case("schema", Command::Schema)]
+    #[case("completions zsh", Command::Completions { shell: Shell::Zsh })]
+    #[case("man pages", Command::Man { folder: "pages".into() })]
     #[case("version", Command::Version)]
     fn every_command_is_understood(#[case] line: &str, #[case] command: Command) {
         assert_eq!(parse_line(line).expect(line), command);
@@ -319,6 +442,16 @@ mod tests {
     #[case("-c a demo")]
     #[case("version --config a")]
     #[case("serve-me")]
+    #[case("load")]
+    #[case("load a.example")]
+    #[case("load http://a --limit 10")]
+    #[case("load http://a --rate 1/s --greedy 1")]
+    #[case("load http://a --stream")]
+    #[case("load http://a -H nothing")]
+    #[case("load http://a --duration 0s")]
+    #[case("load http://a --config b")]
+    #[case("simulate")]
+    #[case("completions tcsh")]
     fn a_faulty_line_ends_with_code_2(#[case] line: &str) {
         assert_eq!(parse_line(line).expect_err(line).exit_code(), i32::from(USAGE));
     }

@@ -7,6 +7,8 @@ use cooldown_proxy::app::App;
 use cooldown_proxy::cli::{self, Command, RUN_TIME_FAILURE, ServeFrom, USAGE};
 use cooldown_proxy::config::{Addresses, Config};
 use cooldown_proxy::demo;
+use cooldown_proxy::load::{self, Load};
+use cooldown_proxy::simulate::{self, Fault, Simulate};
 use cooldown_proxy::telemetry::Logs;
 use tikv_jemallocator::Jemalloc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,6 +28,11 @@ fn main() -> ExitCode {
         Command::Check { path } => cli::check(&path),
         Command::Init { path, force } => cli::init(&path, force),
         Command::Demo { seconds } => show(seconds),
+        Command::Load { load, json } => measure(&load, json),
+        Command::Simulate { simulate, json } => foresee(&simulate, json),
+        Command::Schema => cli::schema(),
+        Command::Completions { shell } => cli::completions(shell),
+        Command::Man { folder } => cli::man(&folder),
         Command::Version => cli::version(),
     }
 }
@@ -84,6 +91,41 @@ fn show(seconds: Option<u64>) -> ExitCode {
         Ok(outcome) if outcome.is_clean() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(RUN_TIME_FAILURE),
         Err(error) => ended(Err(error)),
+    }
+}
+
+fn measure(load: &Load, json: bool) -> ExitCode {
+    match load::measure(load) {
+        Ok(report) => {
+            tell(json, &report, load::Report::json);
+            if report.answers() > 0 { ExitCode::SUCCESS } else { ExitCode::from(RUN_TIME_FAILURE) }
+        }
+        Err(error) => ended(Err(error)),
+    }
+}
+
+fn foresee(simulate: &Simulate, json: bool) -> ExitCode {
+    match simulate::run(simulate) {
+        Ok(report) => {
+            tell(json, &report, simulate::Report::json);
+            ExitCode::SUCCESS
+        }
+        Err(Fault::Config(faults)) => {
+            faults.print();
+            ExitCode::from(USAGE)
+        }
+        Err(Fault::Workload(why)) => {
+            eprintln!("cooldown-proxy: {why}");
+            ExitCode::from(USAGE)
+        }
+        Err(Fault::System(error)) => ended(Err(error)),
+    }
+}
+
+fn tell<R: std::fmt::Display>(json: bool, report: &R, as_json: fn(&R) -> String) {
+    match json {
+        true => println!("{}", as_json(report)),
+        false => print!("{report}"),
     }
 }
 

@@ -67,6 +67,8 @@ impl<'a> Fields<'a> {
 
     /// Reports the fields that nobody took.
     pub(super) fn close(self, report: &mut Report) {
+        #[cfg(test)]
+        asked::fields(&self.path, &self.known);
         for (key, _) in self.entries.iter().filter(|(key, _)| !self.known.contains(&key.text.as_str())) {
             let place = if self.path.is_empty() { String::new() } else { format!(" in `{}`", self.path) };
             let message = format!("unknown field `{}`{place}", key.text.escape_debug());
@@ -198,6 +200,8 @@ impl<'a> Field<'a> {
 
     /// A whole number within bounds.
     pub(super) fn whole(&self, bounds: RangeInclusive<u64>, report: &mut Report) -> Option<u64> {
+        #[cfg(test)]
+        asked::bounds(&self.path, &bounds);
         let number = self.text(report)?.parse().ok().filter(|number| bounds.contains(number));
         if number.is_none() {
             let message = format!("a whole number from {} to {} is expected", bounds.start(), bounds.end());
@@ -213,6 +217,8 @@ impl<'a> Field<'a> {
 
     /// One of several words.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&'static str, T)], report: &mut Report) -> Option<T> {
+        #[cfg(test)]
+        asked::words(&self.path, choices.iter().map(|(word, _)| *word));
         let text = self.text(report)?;
         let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, chosen)| *chosen);
         if chosen.is_none() {
@@ -285,6 +291,43 @@ fn suggestion(unknown: &str, known: &[&str]) -> String {
             let _ = write!(list, " {name}");
             list
         }),
+    }
+}
+
+/// What was asked for while a file was read, so that a test can hold the schema against it.
+#[cfg(test)]
+pub(super) mod asked {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+    use std::ops::RangeInclusive;
+
+    /// By the path of the value.
+    #[derive(Debug, Default, Clone)]
+    pub(in crate::config) struct Asked {
+        pub(in crate::config) fields: BTreeMap<String, Vec<&'static str>>,
+        pub(in crate::config) words: BTreeMap<String, Vec<&'static str>>,
+        pub(in crate::config) bounds: BTreeMap<String, RangeInclusive<u64>>,
+    }
+
+    thread_local! {
+        static ASKED: RefCell<Asked> = RefCell::default();
+    }
+
+    pub(super) fn fields(path: &str, known: &[&'static str]) {
+        ASKED.with_borrow_mut(|asked| asked.fields.insert(path.to_owned(), known.to_vec()));
+    }
+
+    pub(super) fn words(path: &str, words: impl Iterator<Item = &'static str>) {
+        ASKED.with_borrow_mut(|asked| asked.words.insert(path.to_owned(), words.collect()));
+    }
+
+    pub(super) fn bounds(path: &str, bounds: &RangeInclusive<u64>) {
+        ASKED.with_borrow_mut(|asked| asked.bounds.insert(path.to_owned(), bounds.clone()));
+    }
+
+    /// All that this thread asked for since the last call.
+    pub(in crate::config) fn take() -> Asked {
+        ASKED.take()
     }
 }
 

@@ -23,6 +23,7 @@ mod providers;
 mod quantity;
 mod rate;
 mod routes;
+mod schema;
 pub mod secret;
 mod url;
 
@@ -38,6 +39,7 @@ pub use fault::{Fault, Faults, Place};
 pub use flags::from_flags;
 pub use glob::ModelGlob;
 pub use model::Config;
+pub use schema::schema;
 pub use secret::Secret;
 
 use fault::Report;
@@ -87,6 +89,31 @@ pub fn parse(name: &str, text: &str, env: Env<'_>) -> Result<Config, Faults> {
         Some(config) if report.is_empty() => Ok(config),
         _ => Err(report.into_faults(name, text, &hidden)),
     }
+}
+
+/// Reads a limit that names its own unit: `10/s` (requests), `60k tokens/min`, `8 concurrent`.
+///
+/// # Errors
+/// What is wrong with it and what to write instead, for a person.
+pub fn limit(text: &str) -> Result<cooldown_pacer::Limit, String> {
+    rate::limit(text).map_err(|why| format!("{why}; {}", why.hint()))
+}
+
+/// Reads a duration with its unit, such as `10s` or `1h30m`.
+///
+/// # Errors
+/// What is wrong with it and what to write instead, for a person.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    quantity::duration(text).map_err(|why| format!("{why}; {}", why.duration_hint()))
+}
+
+/// Reads the URL of an upstream, as it is with the default time-outs. Its own `Host` is sent.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub fn upstream(url: &str) -> Result<model::Upstream, String> {
+    let url = url::parse(url).map_err(|why| why.to_string())?;
+    Ok(model::Upstream::at(url, model::HostHeader::Upstream))
 }
 
 fn parse_bytes(name: &str, bytes: &[u8], env: Env<'_>) -> Result<Config, Faults> {

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use http_body_util::Full;
 use tokio::task::JoinSet;
 
 use super::tally::Tally;
+use crate::load::Wire;
+use crate::upstream::Endpoint;
 
 /// How many clients there are; the first one is greedy.
 pub(super) const CLIENTS: usize = 32;
@@ -33,7 +32,7 @@ const BODY: &[u8] = br#"{"model":"mock-1","messages":[{"role":"user","content":"
 struct Caller {
     client: usize,
     target: SocketAddr,
-    connection: Option<SendRequest<Full<Bytes>>>,
+    wire: Wire,
     dice: Dice,
 }
 
@@ -47,7 +46,7 @@ pub(super) fn start(target: SocketAddr, latency: Duration, tally: &Rc<RefCell<Ta
     let mut crowd = JoinSet::new();
     let greedy = std::iter::repeat_n(0, GREEDY);
     for (number, client) in greedy.chain(0..CLIENTS).enumerate() {
-        let caller = Caller { client, target, connection: None, dice: Dice(number as u64) };
+        let caller = Caller { client, target, wire: Wire::to(Endpoint::plain(target)), dice: Dice(number as u64) };
         crowd.spawn_local(caller.call_for_ever(latency, Rc::clone(tally)));
     }
     crowd
@@ -77,21 +76,13 @@ impl Caller {
                 Ok(StatusCode::OK) => return true,
                 Ok(StatusCode::TOO_MANY_REQUESTS) => tally.borrow_mut().refused(),
                 Ok(_) => tally.borrow_mut().failed(),
-                Err(_) => {
-                    tally.borrow_mut().failed();
-                    self.connection = None;
-                }
+                Err(_) => tally.borrow_mut().failed(),
             }
         }
         false
     }
 
     async fn send(&mut self) -> anyhow::Result<StatusCode> {
-        if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
-            self.connection = Some(connect(self.target).await?);
-        }
-        let connection = self.connection.as_mut().expect("it was made just now");
-        connection.ready().await?;
         let request = Request::builder()
             .method(Method::POST)
             .uri("/v1/chat/completions")
@@ -100,10 +91,7 @@ impl Caller {
             .header(header::AUTHORIZATION, "Bearer demo-key")
             .header("x-cooldown-client", format!("client-{}", self.client + 1))
             .body(Full::new(Bytes::from_static(BODY)))?;
-        let response = connection.send_request(request).await?;
-        let status = response.status();
-        response.into_body().collect().await?;
-        Ok(status)
+        Ok(self.wire.send(request).await?.status)
     }
 
     /// 0.5 s, then twice as long each time up to 8 s, less up to a quarter.
@@ -111,17 +99,6 @@ impl Caller {
         let full = FIRST_BACKOFF.saturating_mul(1 << retry.min(8)).min(LONGEST_BACKOFF);
         full.mul_f64(1.0 - 0.25 * self.dice.roll())
     }
-}
-
-async fn connect(target: SocketAddr) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-    let stream = TcpStream::connect(target).await?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    tokio::task::spawn_local(async move {
-        // Its end shows in the requests that use it.
-        let _ = connection.await;
-    });
-    Ok(sender)
 }
 
 impl Dice {
@@ -141,8 +118,9 @@ mod tests {
 
     #[test]
     fn clients_back_off_as_the_sdk_does() {
-        let mut caller =
-            Caller { client: 0, target: SocketAddr::from(([127, 0, 0, 1], 1)), connection: None, dice: Dice(7) };
+        let target = SocketAddr::from(([127, 0, 0, 1], 1));
+        let wire = Wire::to(Endpoint::plain(target));
+        let mut caller = Caller { client: 0, target, wire, dice: Dice(7) };
         for (retry, full) in [(0, 0.5), (1, 1.0), (2, 2.0), (4, 8.0), (20, 8.0)] {
             let backoff = caller.backoff(retry).as_secs_f64();
             assert!((0.75 * full..=full).contains(&backoff), "retry {retry}: {backoff} s");

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::LocalSet;
 
-pub use tally::{Figures, jain};
+pub use tally::Figures;
 
 use crowd::{CLIENTS, GREEDY};
 use in_process::InProcess;

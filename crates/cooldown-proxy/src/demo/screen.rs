@@ -1,10 +1,10 @@
 //! The demo's output: a redrawn block in a terminal, plain lines in a pipe.
 
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use super::tally::Figures;
+use crate::load::Seconds;
 
 const BAR: usize = 30;
 const SPARKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -170,17 +170,6 @@ fn sparks(by_client: &[u64]) -> String {
     by_client.iter().map(|&count| SPARKS[(count * 7).div_ceil(most) as usize]).collect()
 }
 
-/// A time as people read it: `12 ms`, `1.35 s`.
-pub(super) struct Seconds(pub(super) Duration);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs_f64();
-        let text = if seconds < 1.0 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.2} s") };
-        f.pad(&text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,11 +180,5 @@ mod tests {
         assert_eq!(bar(2.0), "█".repeat(BAR), "a share above one is a full bar");
         assert_eq!(sparks(&[0, 5, 10]), "▁▅█");
         assert_eq!(sparks(&[0, 0]), "▁▁");
-    }
-
-    #[test]
-    fn times_are_short() {
-        assert_eq!(Seconds(Duration::from_micros(12_400)).to_string(), "12 ms");
-        assert_eq!(Seconds(Duration::from_millis(1_350)).to_string(), "1.35 s");
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::crowd::CLIENTS;
+use crate::load::Shares;
 
 /// The longest wait that is told from a longer one.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
@@ -19,9 +20,7 @@ pub(super) struct Tally {
     refused: u64,
     failed: u64,
     gave_up: u64,
-    answered: [u64; CLIENTS],
-    /// What each client had been answered when fairness began to count.
-    head_start: [u64; CLIENTS],
+    shares: Shares,
     modest_waits: Histogram<u64>,
     greedy_waits: Histogram<u64>,
 }
@@ -66,8 +65,7 @@ impl Tally {
             refused: 0,
             failed: 0,
             gave_up: 0,
-            answered: [0; CLIENTS],
-            head_start: [0; CLIENTS],
+            shares: Shares::of(CLIENTS),
             modest_waits: waits(),
             greedy_waits: waits(),
         }
@@ -90,30 +88,29 @@ impl Tally {
     }
 
     pub(super) fn answered(&mut self, client: usize, wait: Duration) {
-        self.answered[client] += 1;
+        self.shares.answered(client);
         let waits = if client == GREEDY_CLIENT { &mut self.greedy_waits } else { &mut self.modest_waits };
         waits.saturating_record(wait.as_micros() as u64);
     }
 
     /// From now on fairness counts: the first burst goes to whoever asks first.
     pub(super) fn count_fairness_from_here(&mut self) {
-        self.head_start = self.answered;
+        self.shares.count_from_here();
     }
 
     /// The figures so far, with what only the upstream knows: its breaches, and the used part of its quota.
     pub(super) fn figures(&self, breaches: u64, used: f64) -> Figures {
         let wait = |waits: &Histogram<u64>, quantile| Duration::from_micros(waits.value_at_quantile(quantile));
-        let shares: Vec<u64> = self.answered.iter().zip(self.head_start).map(|(all, before)| all - before).collect();
         Figures {
             sent: self.sent,
-            answered: self.answered.iter().sum(),
+            answered: self.shares.total(),
             refused: self.refused,
             failed: self.failed,
             gave_up: self.gave_up,
             breaches,
             used,
-            fairness: jain(&shares),
-            by_client: self.answered.to_vec(),
+            fairness: self.shares.fairness(),
+            by_client: self.shares.by_client().to_vec(),
             wait_p50: wait(&self.modest_waits, 0.5),
             wait_p99: wait(&self.modest_waits, 0.99),
             greedy_wait_p99: wait(&self.greedy_waits, 0.99),
@@ -121,23 +118,9 @@ impl Tally {
     }
 }
 
-/// Jain's fairness index: `(Σx)² / (n · Σx²)`; 1 where nobody got anything.
-pub fn jain(shares: &[u64]) -> f64 {
-    let sum: f64 = shares.iter().map(|&share| share as f64).sum();
-    let squares: f64 = shares.iter().map(|&share| (share as f64).powi(2)).sum();
-    if squares == 0.0 { 1.0 } else { sum * sum / (shares.len() as f64 * squares) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn jain_is_one_for_equal_shares_and_one_nth_for_a_single_winner() {
-        assert!((jain(&[7, 7, 7, 7]) - 1.0).abs() < 1e-9);
-        assert!((jain(&[9, 0, 0, 0]) - 0.25).abs() < 1e-9);
-        assert!((jain(&[0, 0]) - 1.0).abs() < 1e-9);
-    }
 
     #[test]
     fn the_first_burst_does_not_count_for_fairness() {

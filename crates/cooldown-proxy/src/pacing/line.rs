@@ -125,6 +125,11 @@ impl Line {
         self.decide(|inner, now| inner.vacate(now, key));
     }
 
+    /// A copy of its pacer as it stands, to see what would become of it.
+    pub fn pacer(&self) -> Pacer {
+        self.inner.lock().pacer.clone()
+    }
+
     /// How long a request would wait if it asked now.
     pub fn foresee(&self, ask: &Ask) -> Duration {
         let mut inner = self.inner.lock();

@@ -37,7 +37,11 @@ mod way;
 mod worker;
 
 pub use error::{ProxyError, Speech};
+pub(crate) use models::ModelTable;
 pub use peer::Peer;
+pub use route::Router;
 pub use serve::serve;
 pub use site::Site;
+pub(crate) use site::router;
+pub(crate) use way::{reserved, spent};
 pub use worker::{InFlight, Worker};

@@ -10,7 +10,7 @@ use crate::config::model::Provider;
 
 /// The models of all providers. A name is found at once, however many there are; globs are tried one after the other.
 #[derive(Debug)]
-pub(super) struct ModelTable {
+pub(crate) struct ModelTable {
     /// Who lists a model by its name, or has an alias of that name.
     names: HashMap<Box<str>, SmallVec<[usize; 1]>, RandomState>,
     /// Who lists a glob.
@@ -21,7 +21,7 @@ pub(super) struct ModelTable {
 
 impl ModelTable {
     /// The models of these providers, which are told apart by their place.
-    pub(super) fn new(providers: &[Provider]) -> Self {
+    pub(crate) fn new(providers: &[Provider]) -> Self {
         let fallback = providers.iter().map(|provider| provider.fallback).collect();
         let mut table = Self { names: HashMap::default(), globs: Vec::new(), fallback };
         for (index, provider) in providers.iter().enumerate() {
@@ -45,7 +45,7 @@ impl ModelTable {
     }
 
     /// The providers that serve `model`, each once: in the order of the file, those behind that serve as a fallback.
-    pub(super) fn candidates(&self, model: &str) -> SmallVec<[usize; 2]> {
+    pub(crate) fn candidates(&self, model: &str) -> SmallVec<[usize; 2]> {
         let named = self.names.get(model).into_iter().flatten().copied();
         let matching = self.globs.iter().filter(|(glob, _)| glob.matches(model)).map(|(_, provider)| *provider);
         let mut found: SmallVec<[usize; 2]> = named.chain(matching).collect();

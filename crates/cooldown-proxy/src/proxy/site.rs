@@ -173,7 +173,8 @@ impl Site {
     }
 }
 
-fn router(config: &Config) -> Router {
+/// Where hosts and paths lead, as configured.
+pub(crate) fn router(config: &Config) -> Router {
     let mut router = Router::default();
     for (index, route) in config.routes.iter().enumerate() {
         router.insert(&route.rule, index);

@@ -239,7 +239,7 @@ const LEAST_MARGIN: u64 = 8;
 
 /// What a request takes until its response tells the truth: what its provider reserves, and at least what it will probably
 /// be.
-pub(super) fn reserved(charge: &Charge, estimate: &Estimate) -> Cost {
+pub(crate) fn reserved(charge: &Charge, estimate: &Estimate) -> Cost {
     let Estimate { input, output, most_output } = *estimate;
     let input = input + input / MARGIN + LEAST_MARGIN;
     match charge.output {
@@ -256,7 +256,7 @@ pub(super) fn reserved(charge: &Charge, estimate: &Estimate) -> Cost {
 }
 
 /// What a response really took.
-pub(super) fn spent(charge: &Charge, usage: &Usage) -> Cost {
+pub(crate) fn spent(charge: &Charge, usage: &Usage) -> Cost {
     let cached = if charge.counts_cached { 0 } else { usage.cached_input };
     charged(charge, usage.input.saturating_sub(cached), usage.output)
 }

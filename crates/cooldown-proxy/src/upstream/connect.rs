@@ -86,6 +86,12 @@ impl Endpoint {
         Ok(Self { host: upstream.host.clone(), port: upstream.port, tls, timeout: upstream.connect_timeout })
     }
 
+    /// An address that is spoken to without TLS.
+    pub fn plain(address: SocketAddr) -> Self {
+        let timeout = Duration::from_secs(10);
+        Self { host: address.ip().to_string(), port: address.port(), tls: None, timeout }
+    }
+
     /// Makes a connection.
     ///
     /// # Errors

@@ -169,6 +169,25 @@ async fn one_upstream_is_paced_from_flags_alone() {
     binary.line("that tells the pace", |line| line.contains("1 request a minute"));
 }
 
+#[test]
+fn what_editors_shells_and_man_need_is_printed() {
+    let folder = TempDir::new().expect("a folder");
+    let schema = command(&folder, &["schema"]);
+    assert_eq!(code(&schema), Some(0));
+    let parsed: serde_json::Value = serde_json::from_str(&schema.stdout).expect("JSON");
+    assert_eq!(parsed["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = command(&folder, &["completions", shell]);
+        assert_eq!(code(&script), Some(0));
+        assert!(script.stdout.contains("simulate"), "{shell}");
+    }
+    assert_eq!(code(&command(&folder, &["man", "pages"])), Some(0));
+    for page in ["cooldown-proxy.1", "cooldown-proxy-check.1", "cooldown-proxy-load.1", "cooldown-proxy-simulate.1"] {
+        let text = std::fs::read_to_string(folder.path().join("pages").join(page)).expect(page);
+        assert!(text.contains(".TH"), "{page}");
+    }
+}
+
 #[tokio::test]
 async fn the_example_starts_as_it_stands() {
     // Its ports may be taken on the machine that runs this test, so the system chooses others.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cooldown_proxy::demo::jain;
 use cooldown_proxy::demo::mock::MockProvider;
 use cooldown_proxy::demo::strict::{Counting, Rule};
+use cooldown_proxy::load::jain;
 use http::StatusCode;
 use tokio::task::JoinSet;
 use tokio::time::sleep;

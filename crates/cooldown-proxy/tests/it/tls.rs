@@ -69,6 +69,22 @@ async fn an_https_upstream_is_reached_by_its_own_name_with_the_systems_roots() {
 }
 
 #[tokio::test]
+async fn load_reaches_an_https_url() {
+    let (upstream, certificate) = tls_upstream().await;
+    let folder = tempfile::TempDir::new().expect("a folder");
+    std::fs::write(folder.path().join("roots.pem"), certificate).expect("the file is written");
+    let url = format!("https://localhost:{}/", upstream.address.port());
+    let arguments = ["load", &url, "--duration", "1s", "--clients", "1", "--json"];
+    let binary = Binary::start_in(folder, &arguments, &[("SSL_CERT_FILE", "roots.pem")]);
+    // The upstream runs on this thread.
+    let told = tokio::task::spawn_blocking(move || {
+        binary.line("that tells the answers", |line| line.contains("\"answered\":"))
+    });
+    let told = told.await.expect("no panic");
+    assert!(!told.contains(": 0,"), "{told}");
+}
+
+#[tokio::test]
 async fn an_upstream_that_nobody_vouches_for_is_not_spoken_to() {
     let (upstream, _) = tls_upstream().await;
     let binary = Binary::serve(&config(&upstream, "localhost"));
