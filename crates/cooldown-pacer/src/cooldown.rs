@@ -72,6 +72,19 @@ impl Cooldown {
         Closing::New { first }
     }
 
+    /// A person closes the key until then, if it is not closed for longer.
+    pub(crate) fn close_by_hand(&mut self, now: u64, until: u64) {
+        let until = until.min(now.saturating_add(LONGEST));
+        if until > self.until {
+            (self.began, self.until) = (now, until);
+        }
+    }
+
+    /// A person opens the key.
+    pub(crate) fn open_by_hand(&mut self, now: u64) {
+        self.until = self.until.min(now);
+    }
+
     /// The request of permit `nth` was never sent.
     pub(crate) fn given_back(&mut self, nth: u64) {
         if nth > self.last_before {

@@ -198,13 +198,16 @@ impl Pacer {
         buckets.into_iter().any(|bucket| matches!(bucket, Bucket::Rate(rate) if rate.unit() != Unit::Requests))
     }
 
-    /// When a request would leave if it asked now, and nobody asked after it.
+    /// When a request would leave if it asked now, and nobody asked after it; [`Instant::NEVER`] where a key is paused.
     pub fn foresee(&mut self, now: Instant, ask: &Ask) -> Instant {
         let now = self.advance(now);
         let ask = Ask { cost: ask.cost.capped(), ..ask.clone() };
         let keys = self.resolve(now, &ask.keys);
         if self.is_clear(now, &keys, &ask.cost) {
             return Instant::from_nanos(now);
+        }
+        if keys.iter().any(|&key| self.keys.get(key).taught.as_ref().is_some_and(|taught| taught.paused)) {
+            return Instant::NEVER;
         }
         let place = self.join(now, keys, &ask);
         let leaves = self.predicted(now, place);

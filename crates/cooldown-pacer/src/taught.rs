@@ -32,6 +32,8 @@ const STRIKES_WITHIN: u64 = 10 * SECOND;
 #[derive(Debug, Clone)]
 pub(crate) struct Taught {
     cooldown: Cooldown,
+    /// A person has said that nobody leaves until they say otherwise.
+    pub(crate) paused: bool,
     ramp: Option<Ramp>,
     /// Whether the ramp is the one that a new key starts with.
     starting: bool,
@@ -51,6 +53,7 @@ impl Taught {
         let starting = teaching == Teaching::Cautious && !is_paced;
         Self {
             cooldown: Cooldown::default(),
+            paused: false,
             ramp: starting.then(|| Ramp::new(now, FIRST_CROWD, PATIENCE)),
             starting,
             history: History::default(),
@@ -77,6 +80,9 @@ impl Taught {
     }
 
     pub(crate) fn earliest(&self, cost: &Cost) -> u64 {
+        if self.paused {
+            return u64::MAX;
+        }
         let ramp = self.ramp.as_ref().map_or(0, |ramp| ramp.earliest(0, 1));
         let search = self.search.as_ref().map_or(0, Search::earliest);
         let learned = self.learned.iter().map(|learned| learned.earliest(cost)).max().unwrap_or(0);
@@ -85,6 +91,9 @@ impl Taught {
 
     /// The same if another one of `taken` leaves at `now`.
     pub(crate) fn earliest_after(&self, now: u64, cost: &Cost, taken: &Cost) -> u64 {
+        if self.paused {
+            return u64::MAX;
+        }
         let ramp = self.ramp.as_ref().map_or(0, |ramp| ramp.earliest(now, 2));
         let search = self.search.as_ref().map_or(0, |search| search.earliest_after(now));
         let learned = self.learned.iter().map(|learned| learned.earliest_after(now, cost, taken)).max().unwrap_or(0);
@@ -168,7 +177,7 @@ impl Taught {
         self.expire(now);
         let latest = self.history.latest().unwrap_or(0).max(self.cooldown.until());
         let is_idle = latest == 0 || latest.saturating_add(IDLE) <= now;
-        is_idle && self.learned.is_empty() && self.search.is_none()
+        is_idle && !self.paused && self.learned.is_empty() && self.search.is_none()
     }
 
     /// Whether nothing is known that the upstream's taking a request could change.
@@ -207,6 +216,18 @@ impl Taught {
             self.start_ramp(now);
         }
         closing
+    }
+
+    /// A person closes the key until then. As after any other closing, one goes first.
+    pub(crate) fn close_by_hand(&mut self, now: u64, until: u64) {
+        self.cooldown.close_by_hand(now, until);
+        self.starting = false;
+        self.start_ramp(now);
+    }
+
+    /// A person opens the key.
+    pub(crate) fn open_by_hand(&mut self, now: u64) {
+        self.cooldown.open_by_hand(now);
     }
 
     fn start_ramp(&mut self, now: u64) {
