@@ -43,7 +43,7 @@ fn serve(source: &ServeFrom) -> ExitCode {
 /// Serves until SIGTERM or SIGINT.
 fn run(config: &Config) -> anyhow::Result<()> {
     let logs = Logs::start(&config.log)?;
-    let app = App::bind(config, logs.access().clone())?;
+    let app = App::bind(config, logs.access().clone())?.with_log_level(logs.level().clone());
     for line in config.describe(&bound(&app)).lines() {
         tracing::info!("{line}");
     }

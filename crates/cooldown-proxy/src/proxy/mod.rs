@@ -20,6 +20,7 @@ mod meter;
 mod models;
 mod opening;
 mod outgoing;
+mod overview;
 mod peer;
 mod reach;
 mod record;
@@ -37,6 +38,7 @@ mod way;
 mod worker;
 
 pub use error::{ProxyError, Speech};
+pub use overview::NoSuchUpstream;
 pub use peer::Peer;
 pub use serve::serve;
 pub use site::Site;
