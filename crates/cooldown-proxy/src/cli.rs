@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{self, Config, Faults};
+use crate::status::Status;
 
 /// Exit code of a failure while running.
 pub const RUN_TIME_FAILURE: u8 = 1;
@@ -24,6 +25,7 @@ Examples:
   cooldown-proxy -config proxy.yaml                   serve with another file
   cooldown-proxy --upstream https://api.github.com --limit 10/s --limit \"8 concurrent\"
   cooldown-proxy init && cooldown-proxy check         write a configuration, and see what it means
+  cooldown-proxy status --watch                       look at a running one
   cooldown-proxy demo --seconds 10                    see it work, without any account
 
 Exit codes: 0 done, 1 failed while running, 2 faulty command line or configuration";
@@ -53,6 +55,8 @@ pub enum Command {
         /// When it ends by itself.
         seconds: Option<u64>,
     },
+    /// Ask a running proxy how everything stands.
+    Status(Status),
     /// Print the version.
     Version,
 }
@@ -137,6 +141,18 @@ enum Subcommands {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
         seconds: Option<u64>,
     },
+    /// Ask a running proxy how everything stands; a token is taken from COOLDOWN_ADMIN_TOKEN
+    Status {
+        /// Its admin listener
+        #[arg(long, value_name = "URL", default_value = "http://localhost:9900")]
+        url: String,
+        /// Go on, once a second
+        #[arg(short, long)]
+        watch: bool,
+        /// Print the answer as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the version
     Version,
 }
@@ -157,6 +173,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, c
         Subcommands::Check { path } => Command::Check { path: path.or(serve.config).unwrap_or_else(default_file) },
         Subcommands::Init { path, force } => Command::Init { path, force },
         Subcommands::Demo { seconds } => Command::Demo { seconds },
+        Subcommands::Status { url, watch, json } => Command::Status(Status { url, watch, json }),
         Subcommands::Version => Command::Version,
     })
 }
@@ -300,6 +317,8 @@ mod tests {
     #[case("init f.yaml --force", Command::Init { path: "f.yaml".into(), force: true })]
     #[case("demo", Command::Demo { seconds: None })]
     #[case("demo --seconds 4", Command::Demo { seconds: Some(4) })]
+    #[case("status", Command::Status(Status { url: "http://localhost:9900".into(), watch: false, json: false }))]
+    #[case("status --url http://a -w --json", Command::Status(Status { url: "http://a".into(), watch: true, json: true }))]
     #[case("version", Command::Version)]
     fn every_command_is_understood(#[case] line: &str, #[case] command: Command) {
         assert_eq!(parse_line(line).expect(line), command);

@@ -9,5 +9,6 @@ pub mod pacing;
 pub mod provider;
 pub mod proxy;
 pub mod server;
+pub mod status;
 pub mod telemetry;
 pub mod upstream;

@@ -6,8 +6,8 @@ use anyhow::Context;
 use cooldown_proxy::app::App;
 use cooldown_proxy::cli::{self, Command, RUN_TIME_FAILURE, ServeFrom, USAGE};
 use cooldown_proxy::config::{Addresses, Config};
-use cooldown_proxy::demo;
 use cooldown_proxy::telemetry::Logs;
+use cooldown_proxy::{demo, status};
 use tikv_jemallocator::Jemalloc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Check { path } => cli::check(&path),
         Command::Init { path, force } => cli::init(&path, force),
         Command::Demo { seconds } => show(seconds),
+        Command::Status(status) => ended(status::run(&status)),
         Command::Version => cli::version(),
     }
 }
