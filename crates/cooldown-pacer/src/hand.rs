@@ -23,7 +23,8 @@ impl Pacer {
     }
 
     /// Pauses a key of limits that its upstream may add to, or lets it go on: while it is paused nobody leaves, and who
-    /// asks waits as long as its budget lasts. Predictions are made as if it went on now, since nobody knows when it will.
+    /// asks waits as long as its budget lasts. Whether a budget suffices is judged as if it went on now, since nobody knows
+    /// when it will.
     pub fn set_paused(&mut self, now: Instant, key: Key, paused: bool) {
         let now = self.advance(now);
         let Some(index) = self.index_of(now, key) else { return };
@@ -96,7 +97,8 @@ mod tests {
         let (mut pacer, key) = pacer();
         pacer.set_paused(at(0), key, true);
         let ask = Ask { latest: Some(at(5000)), ..Ask::new(Flow(1), [key]) };
-        assert!(matches!(pacer.admit(at(1), ask.clone()), Admission::Wait(_)));
+        let Admission::Wait(ticket) = pacer.admit(at(1), ask.clone()) else { panic!("it may go on at any time") };
+        assert_eq!(pacer.predict(at(1), ticket), Some(Instant::NEVER));
         assert_eq!(pacer.foresee(at(1), &ask), Instant::NEVER, "another way is better");
         assert!(departures(&mut pacer, at(4000)).is_empty());
         assert!(pacer.is_paused(key) && pacer.is_closed(at(4000), key));

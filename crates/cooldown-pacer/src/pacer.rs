@@ -206,7 +206,7 @@ impl Pacer {
         if self.is_clear(now, &keys, &ask.cost) {
             return Instant::from_nanos(now);
         }
-        if keys.iter().any(|&key| self.keys.get(key).taught.as_ref().is_some_and(|taught| taught.paused)) {
+        if self.any_paused(&keys) {
             return Instant::NEVER;
         }
         let place = self.join(now, keys, &ask);
@@ -252,6 +252,11 @@ impl Pacer {
     /// Something happened that may let somebody leave earlier than planned.
     pub(crate) fn look_again(&mut self) {
         self.next = if self.line.is_empty() { u64::MAX } else { self.now };
+    }
+
+    /// Whether a person has paused one of these keys.
+    pub(crate) fn any_paused(&self, keys: &KeySet) -> bool {
+        keys.iter().any(|&key| self.keys.get(key).taught.as_ref().is_some_and(|taught| taught.paused))
     }
 
     /// Whether a request may leave without joining the line: nobody waits for what it needs, and all of it is there.

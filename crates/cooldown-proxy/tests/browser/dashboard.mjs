@@ -1,16 +1,17 @@
 // Drives the dashboard in a real Chromium over its debugging pipe, and prints what it saw as one JSON object.
 // Usage: node dashboard.mjs ADMIN_URL BUSY_UPSTREAM LIMITED_UPSTREAM FOLDER
 import { spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
 
 const [url, busy, limited, folder] = process.argv.slice(2);
 const PATIENCE = 60_000;
 const profile = mkdtempSync(join(tmpdir(), "dashboard-"));
 mkdirSync(folder, { recursive: true });
 
-const browser = spawn(process.env.CHROMIUM || "chromium", [
+const there = (name) => process.env.PATH.split(delimiter).some((folder) => existsSync(join(folder, name)));
+const browser = spawn(["chromium", "google-chrome"].find(there) ?? "chromium", [
   "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
   "--remote-debugging-pipe", `--user-data-dir=${profile}`, "about:blank",

@@ -42,7 +42,7 @@ fn config(upstream: &Upstream) -> String {
          admin: {{host: 127.0.0.1, port: 0}}\n\
          log: {{access: false}}\n\
          routes:\n\
-         \x20 {BUSY}: {{upstream: \"{url}\", limits: {{requests: [20/s, 2000/h], concurrency: 8}}}}\n\
+         \x20 {BUSY}: {{upstream: \"{url}\", limits: {{requests: [20/s, 200k/day], concurrency: 8}}}}\n\
          \x20 {LIMITED}: {{upstream: \"{url}\", limits: {{requests: 300/min}}}}\n\
          providers:\n\
          \x20 models: {{provider: openai, endpoint: \"{url}\", api_keys: [sk-first-key, sk-second-key], models: [small, large], \

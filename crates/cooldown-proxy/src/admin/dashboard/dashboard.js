@@ -93,19 +93,21 @@ function drawLimit(gauge, limit) {
 
 const newLimit = () => byId("limit").content.firstElementChild.cloneNode(true);
 
-/** What the limits of requests let leave in a second; 0 where there is none. Keys add up, other limits hold together. */
+/**
+ * What the limits of requests let leave in a second; 0 where there is none. Of several limits together those count that
+ * hold somebody up now, else the one of the shortest period: a day's limit is no rate while there is room in it. Keys add up.
+ */
 function allowed(limits) {
   const rates = limits.filter((limit) => limit.unit === "requests" && limit.period_ms && !limit.model);
-  const ofKey = new Map();
-  for (const limit of rates) {
-    const each = limit.amount / limit.period_ms * 1000;
-    const key = limit.key || "";
-    ofKey.set(key, Math.min(each, ofKey.get(key) ?? Infinity));
-  }
-  const whole = ofKey.get("");
-  ofKey.delete("");
-  const keys = ofKey.size ? sum([...ofKey.values()]) : Infinity;
-  const least = Math.min(whole ?? Infinity, keys);
+  const together = (some) => {
+    const shortest = Math.min(...some.map((limit) => limit.period_ms));
+    const binding = some.filter((limit) => limit.free_in_ms > 0);
+    const counted = binding.length ? binding : some.filter((limit) => limit.period_ms === shortest);
+    return Math.min(...counted.map((limit) => limit.amount / limit.period_ms * 1000));
+  };
+  const keys = [...new Set(rates.map((limit) => limit.key).filter(Boolean))];
+  const each = keys.length ? sum(keys.map((key) => together(rates.filter((limit) => limit.key === key)))) : Infinity;
+  const least = Math.min(together(rates.filter((limit) => !limit.key)), each);
   return Number.isFinite(least) ? least : 0;
 }
 
@@ -247,6 +249,8 @@ function drawUpstream(upstream, snapshot) {
   let card = cards.get(upstream.name);
   if (!card) cards.set(upstream.name, card = newCard(upstream.name));
   const served = new Map(upstream.line.clients.map((client) => [client.name, client.served]));
+  // Counts begin anew with the program.
+  if (card.history.at(-1)?.attempts > upstream.totals.attempts) card.history.length = 0;
   card.history.push({ at: snapshot.now_ms, attempts: upstream.totals.attempts, buckets: upstream.waits.buckets, served });
   if (card.history.length > KEPT) card.history.shift();
   const domains = snapshot.limits.filter((limit) => limit.scope === "domain" && limit.of === upstream.name);
@@ -365,6 +369,8 @@ async function listen() {
   if (answer.status === 401) return answer.status;
   if (!answer.ok) throw new Error((await answer.json()).error.message);
   byId("door").hidden = true;
+  events.clear();
+  document.querySelector("footer nav").hidden = Boolean(token); // a plain link cannot show it
   link("good", "live");
   watchLevel().catch(() => {});
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
