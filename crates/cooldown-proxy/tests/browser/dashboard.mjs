@@ -124,8 +124,8 @@ async function story() {
   // A curve that can be looked at takes a while.
   await sleep(Number(process.env.CURVE_MS ?? 12_000));
   const sizes = [
-    await picture("dashboard-light", { width: 1280, height: 900 }),
-    await picture("dashboard-dark", { width: 1280, height: 900, dark: true }),
+    await picture("dashboard-light", { width: 1440, height: 860 }),
+    await picture("dashboard-dark", { width: 1440, height: 860, dark: true }),
     await picture("dashboard-phone", { width: 390, height: 844, mobile: true }),
   ];
   const unnamed = await evaluate(`[...document.querySelectorAll("button, [role=meter], svg[role=img], select, input")]
