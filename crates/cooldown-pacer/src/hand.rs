@@ -29,7 +29,7 @@ impl Pacer {
         let now = self.advance(now);
         let Some(index) = self.index_of(now, key) else { return };
         if let Some(taught) = &mut self.keys.get_mut(index).taught {
-            taught.paused = paused;
+            taught.set_paused(paused);
         }
         self.look_again();
     }

@@ -256,7 +256,7 @@ impl Pacer {
 
     /// Whether a person has paused one of these keys.
     pub(crate) fn any_paused(&self, keys: &KeySet) -> bool {
-        keys.iter().any(|&key| self.keys.get(key).taught.as_ref().is_some_and(|taught| taught.paused))
+        keys.iter().any(|&key| self.keys.get(key).taught.as_ref().is_some_and(|taught| taught.is_paused()))
     }
 
     /// Whether a request may leave without joining the line: nobody waits for what it needs, and all of it is there.

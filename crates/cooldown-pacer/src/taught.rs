@@ -32,8 +32,6 @@ const STRIKES_WITHIN: u64 = 10 * SECOND;
 #[derive(Debug, Clone)]
 pub(crate) struct Taught {
     cooldown: Cooldown,
-    /// A person has said that nobody leaves until they say otherwise.
-    pub(crate) paused: bool,
     ramp: Option<Ramp>,
     /// Whether the ramp is the one that a new key starts with.
     starting: bool,
@@ -53,7 +51,6 @@ impl Taught {
         let starting = teaching == Teaching::Cautious && !is_paced;
         Self {
             cooldown: Cooldown::default(),
-            paused: false,
             ramp: starting.then(|| Ramp::new(now, FIRST_CROWD, PATIENCE)),
             starting,
             history: History::default(),
@@ -74,30 +71,24 @@ impl Taught {
         self.learned.iter_mut().filter_map(|learned| learned.bucket.as_mut())
     }
 
-    /// Nobody leaves before this.
+    /// Nobody leaves before this, pauses apart.
     pub(crate) fn closed_until(&self) -> u64 {
         self.cooldown.until()
     }
 
     pub(crate) fn earliest(&self, cost: &Cost) -> u64 {
-        if self.paused {
-            return u64::MAX;
-        }
         let ramp = self.ramp.as_ref().map_or(0, |ramp| ramp.earliest(0, 1));
         let search = self.search.as_ref().map_or(0, Search::earliest);
         let learned = self.learned.iter().map(|learned| learned.earliest(cost)).max().unwrap_or(0);
-        self.cooldown.until().max(ramp).max(search).max(learned)
+        self.cooldown.opens().max(ramp).max(search).max(learned)
     }
 
     /// The same if another one of `taken` leaves at `now`.
     pub(crate) fn earliest_after(&self, now: u64, cost: &Cost, taken: &Cost) -> u64 {
-        if self.paused {
-            return u64::MAX;
-        }
         let ramp = self.ramp.as_ref().map_or(0, |ramp| ramp.earliest(now, 2));
         let search = self.search.as_ref().map_or(0, |search| search.earliest_after(now));
         let learned = self.learned.iter().map(|learned| learned.earliest_after(now, cost, taken)).max().unwrap_or(0);
-        self.cooldown.until().max(ramp).max(search).max(learned)
+        self.cooldown.opens().max(ramp).max(search).max(learned)
     }
 
     /// When one of `cost` will leave behind others, buckets apart.
@@ -175,9 +166,9 @@ impl Taught {
     /// Whether it is as if nobody had ever asked.
     pub(crate) fn is_as_new(&mut self, now: u64) -> bool {
         self.expire(now);
-        let latest = self.history.latest().unwrap_or(0).max(self.cooldown.until());
+        let latest = self.history.latest().unwrap_or(0).max(self.cooldown.opens());
         let is_idle = latest == 0 || latest.saturating_add(IDLE) <= now;
-        is_idle && !self.paused && self.learned.is_empty() && self.search.is_none()
+        is_idle && self.learned.is_empty() && self.search.is_none()
     }
 
     /// Whether nothing is known that the upstream's taking a request could change.
@@ -228,6 +219,16 @@ impl Taught {
     /// A person opens the key.
     pub(crate) fn open_by_hand(&mut self, now: u64) {
         self.cooldown.open_by_hand(now);
+    }
+
+    /// A person pauses the key, or lets it go on.
+    pub(crate) fn set_paused(&mut self, is_paused: bool) {
+        self.cooldown.set_paused(is_paused);
+    }
+
+    /// Whether a person has paused the key.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.cooldown.is_paused()
     }
 
     fn start_ramp(&mut self, now: u64) {
