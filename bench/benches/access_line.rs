@@ -65,7 +65,7 @@ fn figures(criterion: &mut Criterion) {
     criterion.bench_function("figures of one request, route and domain", |bencher| {
         bencher.iter(|| {
             for figures in [&route, &domain] {
-                figures.arrived();
+                figures.arrived(1);
                 figures.waited(black_box(Duration::ZERO));
                 figures.attempt();
                 figures.responded(StatusCode::OK);

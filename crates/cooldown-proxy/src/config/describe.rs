@@ -87,6 +87,12 @@ impl Config {
             for (glob, limits) in &provider.model_limits {
                 let _ = writeln!(text, "    {glob}: {}", paced(limits).join("; "));
             }
+            for (glob, tokenizer) in &provider.tokenizers {
+                let _ = match tokenizer {
+                    Some(tokenizer) => writeln!(text, "    {glob}: tokens counted by {tokenizer}"),
+                    None => writeln!(text, "    {glob}: tokens estimated from bytes"),
+                };
+            }
             for (alias, model) in &provider.model_aliases {
                 let _ = writeln!(text, "    {alias} → {model}");
             }

@@ -9,7 +9,7 @@ use cooldown_pacer::{Limit, Urgency, Weight};
 use super::glob::ModelGlob;
 use super::secret::Secret;
 use super::url::Url;
-use crate::provider::Charge;
+use crate::provider::{Charge, Tokenizer};
 
 /// Everything that the program was told.
 #[derive(Debug, Clone)]
@@ -156,6 +156,9 @@ pub struct Provider {
     pub fallback: bool,
     /// What it charges to its limits.
     pub charge: Charge,
+    /// By which tokenizer the prompts for a model are counted, if by any; the first entry that matches it holds. Where none
+    /// does, they are estimated from their bytes.
+    pub tokenizers: Vec<(ModelGlob, Option<Tokenizer>)>,
     /// Limits for each key.
     pub limits: Vec<Limit>,
     /// Limits for each key and model; for a model, all entries that match it hold.

@@ -1,4 +1,4 @@
-//! Reads which models a provider serves: `models`, `model_aliases` and `model_limits`.
+//! Reads which models a provider serves, and what holds for them: `models`, `model_aliases`, `model_limits` and `tokenizer`.
 
 use cooldown_pacer::Limit;
 
@@ -7,6 +7,7 @@ use super::field::{Field, Fields, Named};
 use super::glob::{ModelError, ModelGlob};
 use super::limits;
 use super::preset::Preset;
+use crate::provider::Tokenizer;
 
 /// Reads `models`; without it a provider serves what is known of its kind.
 pub(super) fn models(
@@ -69,6 +70,26 @@ pub(super) fn limits(fields: &mut Fields<'_>, report: &mut Report) -> Vec<(Model
         all.extend(glob.ok().map(|glob| (glob, limits)));
     }
     all
+}
+
+/// Reads `tokenizer`: one for all models, or one for each that matches.
+pub(super) fn tokenizers(fields: &mut Fields<'_>, report: &mut Report) -> Vec<(ModelGlob, Option<Tokenizer>)> {
+    let Some(field) = fields.take("tokenizer") else { return Vec::new() };
+    if !field.is_map() {
+        let all = ModelGlob::parse("*").ok();
+        return all.zip(tokenizer(&field, report)).into_iter().collect();
+    }
+    let mut all = Vec::new();
+    for entry in field.named(report) {
+        let glob = ModelGlob::parse(entry.name).map_err(|why| fault_of_name(&entry, why, report));
+        all.extend(glob.ok().zip(tokenizer(&entry.field, report)));
+    }
+    all
+}
+
+fn tokenizer(field: &Field<'_>, report: &mut Report) -> Option<Option<Tokenizer>> {
+    let [first, second] = Tokenizer::ALL.map(|(name, tokenizer)| (name, Some(tokenizer)));
+    field.choice(&[first, second, ("off", None)], report)
 }
 
 fn fault_of_name(entry: &Named<'_>, why: ModelError, report: &mut Report) {

@@ -34,6 +34,7 @@ fn provider(entry: &Named<'_>, report: &mut Report) -> Option<Provider> {
     let model_aliases = models::aliases(&mut fields, report);
     let fallback = fields.take("fallback").and_then(|field| field.flag(report)).unwrap_or(false);
     let charge = charge(&mut fields, kind, report);
+    let tokenizers = models::tokenizers(&mut fields, report);
     let timeouts = routes::timeouts(&mut fields, report);
     let per_second = fields.take("rate_limit").and_then(|field| limits::per_second(&field, report));
     let mut limits: Vec<Limit> = per_second.map(Limit::Rate).into_iter().collect();
@@ -54,6 +55,7 @@ fn provider(entry: &Named<'_>, report: &mut Report) -> Option<Provider> {
         model_aliases,
         fallback,
         charge,
+        tokenizers,
         limits,
         model_limits,
     })

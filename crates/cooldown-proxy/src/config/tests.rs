@@ -6,9 +6,9 @@ use cooldown_pacer::{Limit, Rate, Unit};
 use proptest::prelude::*;
 use rstest::rstest;
 
-use super::model::{ClientBy, HostHeader, KeyField, Keys, LogFormat, Match, ProviderKind, RetryOn};
+use super::model::{ClientBy, HostHeader, KeyField, Keys, LogFormat, Match, Provider, ProviderKind, RetryOn};
 use super::{Config, Faults};
-use crate::provider::{Charge, OutputReservation};
+use crate::provider::{Charge, OutputReservation, Tokenizer};
 
 /// The least that a file must hold, in front of what a test adds.
 const BASE: &str = "server: {host: localhost, port: 8080}\nroutes: {api.example.com: \"https://api.example.com\"}\n";
@@ -131,6 +131,7 @@ providers:
     limits: {requests: 30/min}
     model_limits: {"llama-*": {tokens: "30k/min, burst 5k"}}
     model_aliases: {gpt-4: llama-3.3-70b, 4o: llama-4}
+    tokenizer: o200k_base
     fallback: true
   openai: {api_key: client}
   own:
@@ -141,6 +142,7 @@ providers:
     provider: groq
     reserve_output: larger
     count_cached: true
+    tokenizer: {"m-*": cl100k_base, m: off, "*": o200k_base}
   github: {api_key: client}
 clients:
   alice: {token: "${KEY}", weight: 2, urgency: 1, limits: {requests: 100/min}}
@@ -170,6 +172,13 @@ log: {level: debug, format: json, access: false}
     assert_eq!((groq.model_aliases[1].0.as_str(), groq.fallback, groq.unified_base), ("4o", true, "/openai/v1"));
     assert_eq!((groq.key_field, groq.charge), (KeyField::Authorization, Charge::of(ProviderKind::Groq)));
     assert!(matches!(openai.keys, Keys::Client) && !openai.models.is_empty());
+    let tokenizers = |provider: &Provider| -> Vec<(String, Option<Tokenizer>)> {
+        provider.tokenizers.iter().map(|(glob, tokenizer)| (glob.to_string(), *tokenizer)).collect()
+    };
+    assert_eq!(tokenizers(openai), []);
+    assert_eq!(tokenizers(groq), [("*".to_owned(), Some(Tokenizer::O200kBase))]);
+    let expected = [("m-*", Some(Tokenizer::Cl100kBase)), ("m", None), ("*", Some(Tokenizer::O200kBase))];
+    assert_eq!(tokenizers(own), expected.map(|(glob, tokenizer)| (glob.to_owned(), tokenizer)));
     assert_eq!((own.kind, hub.kind), (ProviderKind::Groq, ProviderKind::GitHub));
     assert_eq!((own.key_field, own.unified_base, own.fallback), (KeyField::ApiKey, "/v1", false));
     assert_eq!(own.charge.output, OutputReservation::LargerOfMaxTokensAndInput);
@@ -279,6 +288,20 @@ fn what_is_required_is_asked_for(#[case] text: &str, #[case] expected: &[&str]) 
 #[case(
     "providers: {groq: {api_key: k, count_cached: 1}}",
     "`providers.groq.count_cached`: this is none of the known values"
+)]
+#[case(
+    "providers: {groq: {api_key: k, tokenizer: gpt-4o}}",
+    "`providers.groq.tokenizer`: this is none of the known values"
+)]
+#[case("providers: {groq: {api_key: k, tokenizer: [off]}}", "`providers.groq.tokenizer`: a single value is expected")]
+#[case(
+    "providers: {groq: {api_key: k, tokenizer: {\"llama-*\": llama3}}}",
+    "`providers.groq.tokenizer.llama-*`: this is none of the known values"
+)]
+#[case("providers: {groq: {api_key: k, tokenizer: {a: }}}", "`providers.groq.tokenizer.a`: a single value is expected")]
+#[case(
+    "providers: {groq: {api_key: k, tokenizer: {a b: off}}}",
+    "`providers.groq.tokenizer.a b`: this is no model name"
 )]
 #[case(
     "providers: {groq: {api_key: k, model_aliases: [a]}}",
@@ -550,8 +573,8 @@ rate_limits:
   - {domain: unrouted.org, requests_per_second: 1, per: host}
 default_rate_limit: {requests_per_second: 1}
 providers:
-  cerebras: {api_keys: [a, b], limits: {tokens: 60k/min}, model_limits: {"qwen-*": {requests: 10/min}}}
-  groq: {api_key: c, model_aliases: {gpt-4: llama-3.3-70b}, fallback: true}
+  cerebras: {api_keys: [a, b], limits: {tokens: 60k/min}, model_limits: {"qwen-*": {requests: 10/min}}, tokenizer: {"gpt-oss-*": o200k_base, "*": off}}
+  groq: {api_key: c, model_aliases: {gpt-4: llama-3.3-70b}, fallback: true, tokenizer: cl100k_base}
 clients: {alice: {limits: {concurrency: 4}}}
 "#,
     );
@@ -566,7 +589,10 @@ clients: {alice: {limits: {concurrency: 4}}}
       any other domain: 1 request a second: 1 at once, then one every 1 s (for each)
       /cerebras/… → https://api.cerebras.ai: 2 keys, each: 60000 tokens a minute, 6000 at once
         qwen-*: 10 requests a minute: 1 at once, then one every 6 s
+        gpt-oss-*: tokens counted by o200k_base
+        *: tokens estimated from bytes
       /groq/… → https://api.groq.com (fallback): not paced
+        *: tokens counted by cl100k_base
         gpt-4 → llama-3.3-70b
       client alice: 4 in flight
     "#);

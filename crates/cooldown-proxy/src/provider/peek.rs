@@ -2,6 +2,7 @@
 
 mod field;
 mod prompt;
+mod tokens;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::rewrite::Edit;
 use super::strings::even_null;
+use super::tokenizer::Tokenizer;
 pub use field::PeekField;
 use field::{Fields, range_in};
 
@@ -99,6 +101,12 @@ impl Peek<'_> {
     /// Takes about as long as [`peek`] itself.
     pub fn prompt_bytes(&self) -> u64 {
         prompt::prompt_bytes(&self.fields)
+    }
+
+    /// Tokens of prompt as `tokenizer` counts them, with the marks around messages; `None` until it is loaded. Takes about
+    /// 60 ns for each byte of a short prompt; of a long one samples are counted, in about a millisecond.
+    pub fn prompt_tokens(&self, tokenizer: Tokenizer) -> Option<u64> {
+        tokenizer.vocabulary().map(|vocabulary| tokens::prompt_tokens(&self.fields, vocabulary))
     }
 
     /// Equal for the requests of one conversation: from `prompt_cache_key`, or the text up to the first message of the

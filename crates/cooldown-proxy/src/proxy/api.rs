@@ -1,6 +1,7 @@
 //! An API with models and keys: what is known of one provider.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use http::{HeaderName, HeaderValue};
 
 use super::site::Route;
 use super::way;
+use crate::config::ModelGlob;
 use crate::config::model::{KeyField, Keys, Provider};
-use crate::provider::{Charge, Estimate, Estimator};
+use crate::provider::{Charge, Estimate, Estimator, Tokenizer};
 
 /// For how long a key is left alone whose money is spent, or which the upstream does not accept.
 const REST: Duration = Duration::from_secs(600);
@@ -23,6 +25,8 @@ const REST: Duration = Duration::from_secs(600);
 pub(super) struct Api {
     pub charge: Charge,
     pub estimator: Estimator,
+    /// By which tokenizer prompts are counted, if by any: the first entry that a model matches.
+    tokenizers: Vec<(ModelGlob, Option<Tokenizer>)>,
     /// Our own keys; none where callers bring theirs.
     pub keys: Vec<ApiKey>,
     /// The provider's names of models that callers call otherwise.
@@ -56,12 +60,37 @@ impl Api {
         Self {
             charge: provider.charge,
             estimator: Estimator::default(),
+            tokenizers: provider.tokenizers.clone(),
             keys,
             aliases: provider.model_aliases.iter().map(alias).collect(),
             unified_base: provider.unified_base,
             fallback: provider.fallback,
         }
     }
+
+    /// What counts the prompts for a model, by the provider's own name of it.
+    pub(super) fn tokenizer(&self, model: &str) -> Option<Tokenizer> {
+        self.tokenizers.iter().find(|(glob, _)| glob.matches(model))?.1
+    }
+}
+
+/// Loads what counts prompts, on a thread of its own: nothing waits for it, and until it is there bytes are counted.
+///
+/// # Errors
+/// When the system refuses the thread.
+pub(super) fn load_tokenizers(providers: &[Provider]) -> io::Result<()> {
+    let named = providers.iter().flat_map(|provider| &provider.tokenizers).filter_map(|(_, tokenizer)| *tokenizer);
+    let wanted: HashSet<Tokenizer, RandomState> = named.filter(|tokenizer| !tokenizer.is_loaded()).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let load = move || {
+        for tokenizer in wanted {
+            tokenizer.load();
+            tracing::info!("tokens are counted by {tokenizer}");
+        }
+    };
+    std::thread::Builder::new().name("tokenizers".to_owned()).spawn(load).map(drop)
 }
 
 impl ApiKey {

@@ -1,5 +1,6 @@
 //! What the body of a call to a model says: which model, how much text, how much may come back.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use http::request::Parts;
 use super::body_memory::Held;
 use super::error::ProxyError;
 use super::request_body::{Read, RequestBody, WholeError};
-use crate::provider::{Edit, Peek, PeekFault, Reserve, model_of_path, peek};
+use crate::provider::{Edit, Peek, PeekFault, PromptSize, Reserve, Tokenizer, model_of_path, peek};
 
 /// A call to a model.
 #[derive(Debug)]
@@ -31,7 +32,9 @@ pub(super) struct Call {
     pub conversation: Option<u64>,
     max_output: Option<u64>,
     answers: u64,
-    pub prompt_bytes: u64,
+    prompt_bytes: u64,
+    /// What a tokenizer has counted.
+    counted: Cell<Option<(Tokenizer, u64)>>,
     /// The memory that the body holds.
     _held: Option<Held>,
 }
@@ -50,6 +53,7 @@ impl Call {
             max_output: None,
             answers: 1,
             prompt_bytes: 0,
+            counted: Cell::new(None),
             _held: None,
         }
     }
@@ -87,9 +91,26 @@ impl Call {
     }
 
     /// What an estimate of its tokens goes by, if it may take any.
-    pub(super) fn reserve<'a>(&self, model: &'a str) -> Option<Reserve<'a>> {
-        let (prompt_bytes, max_output, answers) = (self.prompt_bytes, self.max_output, self.answers);
-        self.body.is_some().then_some(Reserve { model, prompt_bytes, max_output, answers })
+    pub(super) fn reserve<'a>(&self, model: &'a str, tokenizer: Option<Tokenizer>) -> Option<Reserve<'a>> {
+        let (max_output, answers) = (self.max_output, self.answers);
+        self.body.is_some().then(|| Reserve { model, prompt: self.prompt(tokenizer), max_output, answers })
+    }
+
+    /// How large its prompt is, its tokens counted if they shall be and the tokenizer is loaded. They are counted once for all
+    /// ways and attempts.
+    pub(super) fn prompt(&self, tokenizer: Option<Tokenizer>) -> PromptSize {
+        PromptSize { bytes: self.prompt_bytes, tokens: tokenizer.and_then(|tokenizer| self.count(tokenizer)) }
+    }
+
+    fn count(&self, tokenizer: Tokenizer) -> Option<u64> {
+        match self.counted.get() {
+            Some((by, tokens)) if by == tokenizer => Some(tokens),
+            _ => {
+                let tokens = peek(self.body.as_deref()?).ok()?.prompt_tokens(tokenizer)?;
+                self.counted.set(Some((tokenizer, tokens)));
+                Some(tokens)
+            }
+        }
     }
 
     /// How many answers it asks for.

@@ -15,7 +15,7 @@ use super::way;
 use super::worker::Worker;
 use crate::config::model::ProviderKind;
 use crate::pacing::Keys;
-use crate::provider::{Class, Estimate, FirstEvent, Usage, UsageHider, UsageReader, classify_in_place};
+use crate::provider::{Class, Estimate, FirstEvent, PromptSize, Usage, UsageHider, UsageReader, classify_in_place};
 
 /// No answer takes more tokens than this; who says so is mistaken, and would put the proxy into debt for days.
 const MOST_TOKENS: u64 = 4_000_000;
@@ -27,7 +27,7 @@ pub(super) struct Meter {
     route: usize,
     /// The model, as the upstream calls it.
     model: Box<str>,
-    prompt_bytes: u64,
+    prompt: PromptSize,
     answers: u64,
     estimate: Estimate,
     reader: UsageReader,
@@ -46,12 +46,14 @@ impl Meter {
         headers: &HeaderMap,
         asked_usage: bool,
     ) -> Option<Box<Self>> {
-        let model = worker.site.routes[route].own_name(call.model.as_deref().unwrap_or_default()).into();
+        let api = worker.site.routes[route].api.as_ref();
+        let model = worker.site.routes[route].own_name(call.model.as_deref().unwrap_or_default());
+        let prompt = call.prompt(api.and_then(|api| api.tokenizer(model)));
         Some(Box::new(Self {
             worker: Rc::clone(worker),
             route,
-            model,
-            prompt_bytes: call.prompt_bytes,
+            model: model.into(),
+            prompt,
             answers: call.answers(),
             estimate,
             reader: UsageReader::for_response(headers)?,
@@ -127,7 +129,7 @@ impl Meter {
         let told = self.reader.finish().filter(|usage| usage.total <= MOST_TOKENS);
         let usage = match told {
             Some(usage) => {
-                api.estimator.learn(&self.model, self.prompt_bytes, self.answers, partial.output_bytes, &usage);
+                api.estimator.learn(&self.model, &self.prompt, self.answers, partial.output_bytes, &usage);
                 record.tokens(self.estimate.input.saturating_add(self.estimate.output), usage.total);
                 usage
             }

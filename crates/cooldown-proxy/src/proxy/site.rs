@@ -9,7 +9,7 @@ use anyhow::Context;
 use http::HeaderValue;
 use smallvec::SmallVec;
 
-use super::api::Api;
+use super::api::{self, Api};
 use super::arrival::Arrival;
 use super::body_memory::BodyMemory;
 use super::caller::Callers;
@@ -105,6 +105,7 @@ impl Site {
     pub fn new(config: &Config, metrics: Arc<Metrics>, access: AccessLog) -> anyhow::Result<Self> {
         let pacing = Pacing::new(config).context("the pacing thread cannot be started")?;
         let routes = routes(config, &metrics);
+        api::load_tokenizers(&config.providers).context("the tokenizers' thread cannot be started")?;
         let endpoints = endpoints(&routes)?;
         Ok(Self {
             router: router(config),

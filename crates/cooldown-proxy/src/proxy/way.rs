@@ -227,8 +227,9 @@ fn no_route(arrival: &Arrival) -> ProxyError {
 }
 
 fn estimate(route: &Route, arrival: &Arrival, model: Option<&str>) -> Option<Estimate> {
-    let reserve = arrival.call.as_ref()?.reserve(model.unwrap_or_default())?;
-    Some(route.api.as_ref()?.estimator.estimate(&reserve))
+    let (api, model) = (route.api.as_ref()?, model.unwrap_or_default());
+    let reserve = arrival.call.as_ref()?.reserve(model, api.tokenizer(model))?;
+    Some(api.estimator.estimate(&reserve))
 }
 
 /// A prompt is taken to be larger than its estimate by this part, and by so many tokens: what was too much returns when

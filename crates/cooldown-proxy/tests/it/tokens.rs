@@ -78,12 +78,6 @@ async fn estimates_come_within_a_tenth_after_twenty_responses() {
          providers:\n  openai: {{endpoint: \"{}\", api_key: sk-1, limits: {{tokens: 10M/min}}}}\n",
         upstream.url()
     ));
-    let figure = async |name: &str| -> f64 {
-        let figures = get(program.admin_address(), "localhost", "/metrics").await;
-        let start = format!("cooldown_upstream_{name}{{upstream=\"openai\"}} ");
-        let line = figures.text().lines().find_map(|line| line.strip_prefix(start.as_str()).map(str::to_owned));
-        line.map_or(0.0, |value| value.parse().expect("a number"))
-    };
     let call = async |nth: usize| {
         let answer = ask(program.address(), CHAT, &sized(100 + 37 * (nth % 11), 40)).await;
         assert_eq!(answer.status, StatusCode::OK);
@@ -91,13 +85,52 @@ async fn estimates_come_within_a_tenth_after_twenty_responses() {
     for nth in 0..20 {
         call(nth).await;
     }
-    let before = (figure("tokens_actual_total").await, figure("tokens_estimate_error_total").await);
+    let before = estimates(&program).await;
     for nth in 20..40 {
         call(nth).await;
     }
-    let actual = figure("tokens_actual_total").await - before.0;
-    let error = figure("tokens_estimate_error_total").await - before.1;
+    let after = estimates(&program).await;
+    let (actual, error) = (after.0 - before.0, after.1 - before.1);
     assert!(actual > 5_000.0 && error / actual < 0.10, "off by {error} of {actual}");
+}
+
+#[tokio::test]
+async fn a_tokenizer_brings_the_first_estimate_within_a_tenth() {
+    let upstream = LlmProvider::start(Behaviour::new(Dialect::OpenAi).tokenizing());
+    let program = Binary::serve(&format!(
+        "server: {{host: 127.0.0.1, port: 0}}\nadmin: {{host: 127.0.0.1, port: 0}}\n\
+         providers:\n  openai: {{endpoint: \"{}\", api_key: sk-1, limits: {{tokens: 10M/min}}, \
+         tokenizer: {{\"gpt-*\": o200k_base}}}}\n",
+        upstream.url()
+    ));
+    program.line("that it is loaded", |line| line.contains("tokens are counted by o200k_base"));
+    // None is near to the usual four bytes a token.
+    let prompts = [
+        "人工智能在上海发展得很快，许多公司都在那里设立了研究所。".repeat(40),
+        "aGVsbG8gd29ybGQsIHRoaXMgaXMgbm8gdGV4dCE3Zjk4ZTBhMWI4Yw".repeat(20),
+        include_str!("tokens.rs").to_owned(),
+        "hello world, it is a nice day and nothing happens at all. ".repeat(3_000),
+    ];
+    for (model, prompt) in ["gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-5"].into_iter().zip(prompts) {
+        let before = estimates(&program).await;
+        let mut body = chat(model, &format!("{prompt} say 20"));
+        body["max_tokens"] = json!(20);
+        assert_eq!(ask(program.address(), CHAT, &body).await.status, StatusCode::OK);
+        let after = estimates(&program).await;
+        let (actual, error) = (after.0 - before.0, after.1 - before.1);
+        assert!(actual > 300.0 && error / actual < 0.10, "{model}: off by {error} of {actual}");
+    }
+}
+
+/// How many tokens were charged so far, and by how many the estimates were off.
+async fn estimates(program: &Binary) -> (f64, f64) {
+    let figures = get(program.admin_address(), "localhost", "/metrics").await;
+    let figure = |name: &str| -> f64 {
+        let start = format!("cooldown_upstream_{name}{{upstream=\"openai\"}} ");
+        let line = figures.text().lines().find_map(|line| line.strip_prefix(start.as_str()).map(str::to_owned));
+        line.map_or(0.0, |value| value.parse().expect("a number"))
+    };
+    (figure("tokens_actual_total"), figure("tokens_estimate_error_total"))
 }
 
 #[tokio::test]

@@ -3,7 +3,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn reserve(prompt_bytes: u64) -> Reserve<'static> {
-    Reserve { model: "m", prompt_bytes, max_output: None, answers: 1 }
+    Reserve { model: "m", prompt: sized(prompt_bytes), max_output: None, answers: 1 }
+}
+
+fn sized(bytes: u64) -> PromptSize {
+    PromptSize { bytes, tokens: None }
 }
 
 fn usage(input: u64, output: u64) -> Usage {
@@ -30,7 +34,7 @@ fn output_is_never_expected_beyond_what_may_come() {
 fn answers_are_expected_as_they_were() {
     let estimator = Estimator::default();
     for output in [90, 110, 100, 90, 110, 100] {
-        estimator.learn("m", 1_000, 1, 0, &usage(250, output));
+        estimator.learn("m", &sized(1_000), 1, 0, &usage(250, output));
     }
     let output = estimator.estimate(&reserve(10)).output;
     assert!((100..=115).contains(&output), "{output}");
@@ -40,7 +44,7 @@ fn answers_are_expected_as_they_were() {
 fn a_broken_stream_is_settled_by_what_came() {
     let estimator = Estimator::default();
     for _ in 0..5 {
-        estimator.learn("m", 1_000, 1, 400, &usage(250, 100));
+        estimator.learn("m", &sized(1_000), 1, 400, &usage(250, 100));
     }
     let estimate = estimator.estimate(&reserve(1_000));
     let partial = Partial { input: None, cached_input: 0, output_bytes: 200 };
@@ -53,11 +57,11 @@ fn a_broken_stream_is_settled_by_what_came() {
 fn mistakes_are_not_learned() {
     let estimator = Estimator::default();
     for _ in 0..20 {
-        estimator.learn("m", 1_000, 1, 0, &usage(250, 100));
+        estimator.learn("m", &sized(1_000), 1, 0, &usage(250, 100));
     }
     let before = estimator.estimate(&reserve(1_000));
-    for (bytes, input) in [(1, 1 << 40), (0, 5), (1_000, 0), (u64::MAX, 1)] {
-        estimator.learn("m", bytes, 1, 1, &usage(input, 100));
+    for (size, input) in [(1, 1 << 40), (0, 5), (1_000, 0), (u64::MAX, 1)] {
+        estimator.learn("m", &sized(size), 1, 1, &usage(input, 100));
     }
     assert_eq!(estimator.estimate(&reserve(1_000)).input, before.input);
 }
@@ -66,12 +70,45 @@ fn mistakes_are_not_learned() {
 fn the_number_of_models_is_bounded() {
     let estimator = Estimator::default();
     for number in 0..2 * MOST_MODELS {
-        estimator.learn(&format!("model-{number}"), 1_000, 1, 0, &usage(500, 100));
-        estimator.learn("m", 1_000, 1, 0, &usage(1_000, 100));
+        estimator.learn(&format!("model-{number}"), &sized(1_000), 1, 0, &usage(500, 100));
+        estimator.learn("m", &sized(1_000), 1, 0, &usage(1_000, 100));
     }
-    estimator.learn(&"x".repeat(LONGEST_NAME + 1), 1_000, 1, 0, &usage(500, 100));
+    estimator.learn(&"x".repeat(LONGEST_NAME + 1), &sized(1_000), 1, 0, &usage(500, 100));
     assert_eq!(estimator.models.lock().known.len(), MOST_MODELS);
     assert_eq!(estimator.estimate(&reserve(1_000)).input, 1_000);
+}
+
+fn counted(tokens: u64) -> Reserve<'static> {
+    Reserve { prompt: PromptSize { bytes: 1_000, tokens: Some(tokens) }, ..reserve(0) }
+}
+
+#[test]
+fn counted_tokens_are_believed_from_the_first_request_on() {
+    let estimator = Estimator::default();
+    assert_eq!(estimator.estimate(&counted(700)).input, 703);
+    assert_eq!(estimator.estimate(&counted(0)).input, 0);
+}
+
+#[test]
+fn a_model_that_cuts_otherwise_than_the_tokenizer_is_learned() {
+    let estimator = Estimator::default();
+    for tokens in [100, 2_000, 700, 40, 9_000] {
+        estimator.learn("m", &counted(tokens).prompt, 1, 0, &usage(tokens * 13 / 10 + 12, 10));
+    }
+    for tokens in [50, 500, 5_000] {
+        let (estimate, actual) = (estimator.estimate(&counted(tokens)).input as f64, tokens as f64 * 1.3 + 12.0);
+        assert!((estimate - actual).abs() <= 0.1 * actual, "{estimate}, not {actual}");
+    }
+}
+
+#[test]
+fn bytes_are_learned_beside_counted_tokens() {
+    let estimator = Estimator::default();
+    for _ in 0..20 {
+        estimator.learn("m", &counted(700).prompt, 1, 0, &usage(710, 10));
+    }
+    assert_eq!(estimator.estimate(&reserve(1_000)).input, 710, "where nothing was counted");
+    assert_eq!(estimator.estimate(&counted(700)).input, 710);
 }
 
 /// A prompt: its bytes, and how far its tokens are off the model's ratio, as a share.
@@ -91,7 +128,7 @@ proptest! {
         let estimator = Estimator::default();
         for (bytes, noise) in &prompts {
             let tokens = (per_byte * bytes + per_request) * (1.0 + noise);
-            estimator.learn("m", *bytes as u64, 1, 0, &usage(tokens.round() as u64, 10));
+            estimator.learn("m", &sized(*bytes as u64), 1, 0, &usage(tokens.round() as u64, 10));
         }
         let (mut estimated, mut actual, mut relative) = (0.0, 0.0, 0.0);
         for (bytes, _) in &prompts {
@@ -112,7 +149,7 @@ proptest! {
         let estimator = Estimator::default();
         for (bytes, input, output) in said {
             let told = Usage { input, cached_input: 0, output, total: input };
-            estimator.learn("m", bytes >> (input % 64), 1, output >> 7, &told);
+            estimator.learn("m", &sized(bytes >> (input % 64)), 1, output >> 7, &told);
         }
         prop_assert!(estimator.estimate(&reserve(bytes)).input as f64 <= 101.0 * bytes as f64 + 5_001.0);
     }

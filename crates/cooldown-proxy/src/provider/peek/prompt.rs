@@ -16,8 +16,28 @@ const LEAST_NUMBER_BYTES: u64 = 4;
 /// The text of this many messages at most tells a conversation.
 const MOST_OPENING_MESSAGES: u32 = 8;
 
+/// What a model is given to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part<'a> {
+    /// Who speaks, at the beginning of a message.
+    Role(&'a [u8]),
+    /// A string as it is written, and how long it is once its escapes are resolved.
+    Text(&'a [u8], u64),
+    /// JSON that is read as it is written.
+    Written(&'a [u8]),
+    /// A number of this many characters.
+    Number(usize),
+    /// An image or another file.
+    Media,
+}
+
 /// Bytes of prompt.
 pub(super) fn prompt_bytes(fields: &Fields<'_>) -> u64 {
+    parts(fields).map(Part::bytes).sum()
+}
+
+/// The prompt, part by part.
+pub(super) fn parts<'a>(fields: &Fields<'a>) -> impl Iterator<Item = Part<'a>> {
     const SPOKEN: [PeekField; 7] = [
         PeekField::Messages,
         PeekField::Contents,
@@ -29,9 +49,8 @@ pub(super) fn prompt_bytes(fields: &Fields<'_>) -> u64 {
     ];
     // The keys of a tool's schema are read by the model as well.
     const DEFINED: [PeekField; 2] = [PeekField::Tools, PeekField::Functions];
-    let spoken: u64 = SPOKEN.iter().filter_map(|field| fields.get(*field)).map(text_bytes).sum();
-    let defined: u64 = DEFINED.iter().filter_map(|field| fields.get(*field)).map(|raw| raw.len() as u64).sum();
-    spoken + defined
+    let spoken = SPOKEN.iter().filter_map(|field| fields.get(*field)).flat_map(spoken);
+    spoken.chain(DEFINED.iter().filter_map(|field| fields.get(*field)).map(Part::Written))
 }
 
 /// What tells the conversation.
@@ -45,8 +64,8 @@ pub(super) fn conversation(fields: &Fields<'_>) -> Option<u64> {
         .map(opening_hash)
 }
 
-/// How much text a model is given by `raw`.
-fn text_bytes(raw: &[u8]) -> u64 {
+/// What a model is given by `raw`.
+fn spoken(raw: &[u8]) -> impl Iterator<Item = Part<'_>> {
     // These are for the server, not for the model.
     const UNREAD: [&[u8]; 8] = [
         b"type",
@@ -58,15 +77,33 @@ fn text_bytes(raw: &[u8]) -> u64 {
         b"encrypted_content",
         b"thoughtSignature",
     ];
-    pieces(raw)
-        .map(|piece| match piece {
-            Piece::Text { key, .. } if UNREAD.contains(&key) => 0,
-            Piece::Text { key, text, .. } if is_media(key, text) => MEDIA_BYTES,
-            Piece::Text { length, .. } => length,
-            Piece::Number(length) => LEAST_NUMBER_BYTES.max(length as u64),
-            Piece::Close(_) => 0,
-        })
-        .sum()
+    pieces(raw).filter_map(|piece| match piece {
+        Piece::Text { key, .. } if UNREAD.contains(&key) => None,
+        Piece::Text { key, text, .. } if is_media(key, text) => Some(Part::Media),
+        Piece::Text { key: b"role", text, .. } => Some(Part::Role(text)),
+        Piece::Text { text, length, .. } => Some(Part::Text(text, length)),
+        Piece::Number(length) => Some(Part::Number(length)),
+        Piece::Close(_) => None,
+    })
+}
+
+impl<'a> Part<'a> {
+    /// Its text as it is written; empty if it is none.
+    pub(super) fn text(self) -> &'a [u8] {
+        match self {
+            Self::Role(text) | Self::Text(text, _) | Self::Written(text) => text,
+            Self::Number(_) | Self::Media => b"",
+        }
+    }
+
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Role(text) | Self::Written(text) => text.len() as u64,
+            Self::Text(_, length) => length,
+            Self::Number(length) => LEAST_NUMBER_BYTES.max(length as u64),
+            Self::Media => MEDIA_BYTES,
+        }
+    }
 }
 
 fn is_media(key: &[u8], text: &[u8]) -> bool {

@@ -149,6 +149,93 @@ fn an_image_counts_as_one_whatever_its_size() {
     assert_eq!(seen(&body).prompt_bytes(), text.len() as u64);
 }
 
+/// Tokens of a body, by the tokenizer that these tests load.
+fn tokens(body: &str) -> u64 {
+    Tokenizer::O200kBase.load();
+    seen(body).prompt_tokens(Tokenizer::O200kBase).expect("it is loaded")
+}
+
+/// A chat with one message.
+fn message(text: &str) -> String {
+    serde_json::json!({"messages": [{"role": "user", "content": text}]}).to_string()
+}
+
+/// A text of many kinds, of about this many bytes.
+fn mixed(length: usize) -> String {
+    let texts = [include_str!("tests.rs"), "Die Donaudampfschifffahrt ruht im Winter. ", "人工智能在上海发展得很快。"];
+    let mut text = String::new();
+    while text.len() < length {
+        texts.iter().for_each(|piece| text.extend(piece.chars().take(length / 10)));
+    }
+    text
+}
+
+#[test]
+fn nothing_is_counted_until_the_tokenizer_is_loaded() {
+    // No test of this program loads it.
+    assert_eq!(seen(&message("hello")).prompt_tokens(Tokenizer::Cl100kBase), None);
+}
+
+#[test]
+fn tokens_are_counted_with_the_marks_around_messages() {
+    // "user", three marks, "hello", " world".
+    assert_eq!(tokens(&message("hello world")), 6);
+    assert_eq!(tokens(r#"{"input":["hello world","hello"]}"#), 3);
+    assert_eq!(tokens(r#"{"input":[15339,1917,0]}"#), 3);
+    assert_eq!(tokens(r#"{"model":"hello","user":"hello"}"#), 0);
+    assert_eq!(tokens("{}"), 0);
+}
+
+#[test]
+fn escapes_are_counted_as_what_they_stand_for() {
+    let plain = tokens("{\"prompt\":\"你好, 😀 it's été\"}");
+    assert_eq!(tokens(r#"{"prompt":"\u4f60\u597d, \ud83d\ude00 it's \u00e9t\u00e9"}"#), plain);
+    assert_eq!(tokens(r#"{"prompt":"hello\nhello"}"#), 3);
+    // Half a character stands for nothing.
+    assert!(tokens(r#"{"prompt":"\ud83d"}"#) > 0);
+    let long = mixed(3_000);
+    let escaped: String = long.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+    let body = format!(r#"{{"messages":[{{"role":"user","content":"{escaped}"}}]}}"#);
+    let (plain, escaped) = (tokens(&message(&long)) as f64, tokens(&body) as f64);
+    assert!((plain - escaped).abs() < 0.1 * plain, "{escaped}, not {plain}");
+}
+
+#[test]
+fn an_image_counts_as_its_tokens_whatever_its_size() {
+    let image = "iVBORw0KGgo".repeat(10_000);
+    let body = format!(r#"{{"messages":[{{"content":[{{"image_url":{{"url":"data:image/png;base64,{image}"}}}}]}}]}}"#);
+    assert_eq!(tokens(&body), 1_000);
+}
+
+#[test]
+fn samples_of_a_long_prompt_tell_its_tokens() {
+    let text = mixed(600_000);
+    let vocabulary = Tokenizer::O200kBase;
+    vocabulary.load();
+    let vocabulary = vocabulary.vocabulary().expect("it is loaded");
+    let whole = text.split_inclusive('\n').map(|line| vocabulary.count_ordinary(line)).sum::<usize>() as f64;
+    let sampled = tokens(&message(&text)) as f64;
+    assert!((sampled - whole).abs() < 0.1 * whole, "{sampled}, not {whole}");
+    let messages: Vec<_> = text.split_inclusive('\n').map(|line| serde_json::json!({ "content": line })).collect();
+    let sampled = tokens(&serde_json::json!({ "messages": messages }).to_string()) as f64;
+    assert!((sampled - whole).abs() < 0.1 * whole, "{sampled}, not {whole}");
+}
+
+#[test]
+fn no_text_holds_a_worker_up() {
+    tokens("{}");
+    let mut bodies = vec![serde_json::json!({"input": vec!["a"; 400_000]}).to_string()];
+    for unit in ["a", "A", " ", "!", "\n", "\\", "\0", "aA", "你", "e\u{301}", "<|endoftext|>", "'s", "1 "] {
+        bodies.push(message(&unit.repeat(1_200_000 / unit.len())));
+    }
+    for body in bodies {
+        let began = std::time::Instant::now();
+        assert!(tokens(&body) > 0);
+        // It is milliseconds. Counted in one piece, some of these take seconds, and others make the library panic.
+        assert!(began.elapsed().as_secs() < 2, "{} … took {:?}", &body[..60], began.elapsed());
+    }
+}
+
 #[test]
 fn a_conversation_is_known_again_as_it_grows() {
     let first = r#"{"messages":[{"role":"system","content":"be kind"},{"role":"user","content":"hi"}]}"#;
@@ -190,6 +277,15 @@ proptest! {
     fn any_bytes_end_without_a_panic(bytes: Vec<u8>) {
         let _ = peek(&bytes);
         let _ = model_of_path(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn any_text_is_counted_without_a_panic(text: String, json in r#"["\\:{}\[\]a1, u]{0,60}"#, times in 1..200usize) {
+        tokens(&message(&text.repeat(times)));
+        let body = format!("{{\"tools\":[\"{json}\"],\"prompt\":\"{json}\"}}");
+        if let Ok(peek) = peek(body.as_bytes()) {
+            peek.prompt_tokens(Tokenizer::O200kBase);
+        }
     }
 
     #[test]

@@ -71,7 +71,8 @@ impl Ask {
         ask.model = model(head.uri.path(), &json).ok_or(Invalid::MissingModel)?;
         let mut prompt = Prompt::default();
         prompt.read("", &json);
-        ask.input = behaviour.tokens(&ask.model, prompt.text.len());
+        let messages = json["messages"].as_array().map_or(0, Vec::len);
+        ask.input = behaviour.tokens(&ask.model, &prompt.text, messages);
         ask.base64 = json["encoding_format"] == "base64";
         if ask.produces_text() {
             ask.max_output = max_output(&json);

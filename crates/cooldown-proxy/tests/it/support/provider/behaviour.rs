@@ -20,6 +20,8 @@ pub(crate) struct Behaviour {
     pub(super) per_token: Duration,
     pub(super) bytes_per_token: f64,
     pub(super) ratios: Vec<(&'static str, f64)>,
+    /// Counts tokens as OpenAI does, instead of bytes.
+    pub(super) tokenizes: bool,
     pub(super) keys: Vec<&'static str>,
     failures: Vec<(When, Failure)>,
 }
@@ -113,6 +115,7 @@ impl Behaviour {
             per_token: Duration::ZERO,
             bytes_per_token: 4.0,
             ratios: Vec::new(),
+            tokenizes: false,
             keys: Vec::new(),
             failures: Vec::new(),
         }
@@ -160,6 +163,13 @@ impl Behaviour {
         self
     }
 
+    /// Counts the tokens of prompts as OpenAI does for GPT-4o, with four for the role and the marks of each message and three
+    /// in front of the answer.
+    pub(crate) fn tokenizing(mut self) -> Self {
+        self.tokenizes = true;
+        self
+    }
+
     /// Accepts these keys only; any but an empty one when nothing is said.
     pub(crate) fn keys(mut self, keys: &[&'static str]) -> Self {
         self.keys = keys.to_vec();
@@ -188,10 +198,14 @@ impl Behaviour {
         if self.keys.is_empty() { !key.is_empty() } else { self.keys.contains(&key) }
     }
 
-    /// The tokens of so many bytes of prompt.
-    pub(super) fn tokens(&self, model: &str, bytes: usize) -> u32 {
+    /// The tokens of a prompt in so many messages.
+    pub(super) fn tokens(&self, model: &str, text: &str, messages: usize) -> u32 {
+        if self.tokenizes {
+            let found = tiktoken_rs::o200k_base_singleton().encode_ordinary(text).len();
+            return u32::try_from(found + 4 * messages + 3).unwrap_or(u32::MAX);
+        }
         let own = self.ratios.iter().find(|(known, _)| *known == model);
-        (bytes as f64 / own.map_or(self.bytes_per_token, |(_, ratio)| *ratio)).ceil() as u32
+        (text.len() as f64 / own.map_or(self.bytes_per_token, |(_, ratio)| *ratio)).ceil() as u32
     }
 }
 
