@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cooldown_proxy::demo::jain;
+use cooldown_proxy::load::jain;
 use hdrhistogram::Histogram;
 use http::StatusCode;
 use serde_json::{Value, json};

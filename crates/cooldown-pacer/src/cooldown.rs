@@ -14,6 +14,9 @@ const LONGEST_BACK_OFF: u64 = 60_000_000_000;
 pub(crate) struct Cooldown {
     began: u64,
     until: u64,
+    /// Nobody leaves before this: the same, or never while a person has paused the key.
+    opens: u64,
+    is_paused: bool,
     /// The number of the last permit that was granted before it began: what those before it have to say is already known.
     last_before: u64,
     /// How many of the key's requests had left before it began, and those since then that were never sent.
@@ -68,8 +71,39 @@ impl Cooldown {
         // An upstream that keeps saying "at once" and keeps refusing is not asked in a circle.
         let least = if first { 0 } else { back_off.min(LEAST_TOLD) };
         let until = told.map_or(now.saturating_add(back_off), |told| told.max(now.saturating_add(least)));
-        self.until = self.until.max(until);
+        self.set_until(self.until.max(until));
         Closing::New { first }
+    }
+
+    /// A person closes the key until then, if it is not closed for longer.
+    pub(crate) fn close_by_hand(&mut self, now: u64, until: u64) {
+        let until = until.min(now.saturating_add(LONGEST));
+        if until > self.until {
+            self.began = now;
+            self.set_until(until);
+        }
+    }
+
+    /// A person opens the key.
+    pub(crate) fn open_by_hand(&mut self, now: u64) {
+        self.set_until(self.until.min(now));
+    }
+
+    /// A person says that nobody leaves until they say otherwise, or says so.
+    pub(crate) fn set_paused(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+        self.set_until(self.until);
+    }
+
+    /// Whether a person has paused the key.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Every decision asks when the key opens: what holds is decided here.
+    fn set_until(&mut self, until: u64) {
+        self.until = until;
+        self.opens = if self.is_paused { u64::MAX } else { until };
     }
 
     /// The request of permit `nth` was never sent.
@@ -84,7 +118,7 @@ impl Cooldown {
             return Closing::Known;
         }
         let (longer, length) = (until - self.until, self.until.saturating_sub(self.began));
-        self.until = until;
+        self.set_until(until);
         Closing::Longer { notable: longer >= length / 10 }
     }
 
@@ -100,7 +134,12 @@ impl Cooldown {
         self.in_a_row > 0
     }
 
-    /// Nobody leaves before this.
+    /// Nobody leaves before this; [`u64::MAX`] during a pause.
+    pub(crate) fn opens(&self) -> u64 {
+        self.opens
+    }
+
+    /// The end of the present or last closing. A pause is none: it has no end.
     pub(crate) fn until(&self) -> u64 {
         self.until
     }

@@ -101,6 +101,16 @@ impl Keys {
         &mut self.table[index as usize]
     }
 
+    /// The place of a key, if anything is known about it.
+    pub(crate) fn place(&self, key: Key) -> Option<KeyIndex> {
+        self.index.get(&key).copied()
+    }
+
+    /// What is known of every key of a list of limits, to be changed.
+    pub(crate) fn of_mut(&mut self, id: LimitsId) -> impl Iterator<Item = &mut KeyState> {
+        self.table.iter_mut().map(|(_, state)| state).filter(move |state| state.key.limits == id)
+    }
+
     /// The state of a key, if anything is known about it.
     pub(crate) fn find(&self, key: Key) -> Option<&KeyState> {
         self.index.get(&key).map(|&index| self.get(index))

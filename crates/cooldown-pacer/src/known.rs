@@ -68,11 +68,16 @@ impl Pacer {
         taught.is_some_and(|taught| taught.closed(now).is_some() || !rooms(taught, now).is_empty())
     }
 
-    /// Whether a key is closed.
+    /// Whether a key is closed, or paused.
     pub fn is_closed(&self, now: Instant, key: Key) -> bool {
         let now = self.last_now().max(now.as_nanos());
         let taught = self.keys.find(key).and_then(|state| state.taught.as_ref());
-        taught.is_some_and(|taught| taught.closed(now).is_some())
+        taught.is_some_and(|taught| taught.is_paused() || taught.closed(now).is_some())
+    }
+
+    /// Whether a person has [paused](Pacer::set_paused) a key.
+    pub fn is_paused(&self, key: Key) -> bool {
+        self.keys.find(key).and_then(|state| state.taught.as_ref()).is_some_and(|taught| taught.is_paused())
     }
 
     /// Which keys of these limits are closed.

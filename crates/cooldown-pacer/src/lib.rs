@@ -22,9 +22,11 @@
 //! ```
 
 mod ask;
+mod backlog;
 mod bucket;
 mod cooldown;
 mod cost;
+mod hand;
 mod history;
 mod keys;
 mod known;
@@ -44,6 +46,7 @@ mod time;
 mod window;
 
 pub use ask::{Admission, Ask, Departure, Flow, Key, LimitsId, Permit, Refusal, Spent, Ticket, Urgency, Weight, Why};
+pub use backlog::{Backlog, FlowBacklog};
 pub use cost::{Cost, Unit};
 pub use known::{Closure, Room, Source};
 pub use limit::{LARGEST_AMOUNT, LONGEST_PERIOD, Limit, Rate, RateError, SHORTEST_PERIOD};

@@ -64,7 +64,7 @@ pub(crate) struct Queue {
     pub(crate) flows: Slab<FlowState>,
     index: HashMap<Flow, u32, RandomState>,
     /// When the first of each flow arrived.
-    oldest: BTreeSet<(u64, u32)>,
+    pub(crate) oldest: BTreeSet<(u64, u32)>,
     /// The start tag of the latest departure: virtual time among its flows.
     now: Tag,
     /// Start tag of the whole queue among queues.
@@ -83,12 +83,12 @@ pub(crate) struct Queue {
 /// One client's part of a queue; remembered after it emptied until virtual time has passed it.
 #[derive(Debug, Clone)]
 pub(crate) struct FlowState {
-    flow: Flow,
+    pub(crate) flow: Flow,
     pub(crate) weight: u32,
     pub(crate) start: Tag,
     pub(crate) number: u64,
     pub(crate) head: Place,
-    tail: Place,
+    pub(crate) tail: Place,
     pub(crate) waiting: u32,
     pub(crate) backlog: Cost,
 }

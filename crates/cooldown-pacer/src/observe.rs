@@ -109,7 +109,7 @@ impl Pacer {
         limit.map(|limit| Lesson::Limit { key, limit })
     }
 
-    fn index_of(&mut self, now: u64, key: Key) -> Option<KeyIndex> {
+    pub(crate) fn index_of(&mut self, now: u64, key: Key) -> Option<KeyIndex> {
         self.resolve(now, &[key]).first().copied()
     }
 }

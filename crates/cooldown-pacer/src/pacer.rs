@@ -198,13 +198,16 @@ impl Pacer {
         buckets.into_iter().any(|bucket| matches!(bucket, Bucket::Rate(rate) if rate.unit() != Unit::Requests))
     }
 
-    /// When a request would leave if it asked now, and nobody asked after it.
+    /// When a request would leave if it asked now, and nobody asked after it; [`Instant::NEVER`] where a key is paused.
     pub fn foresee(&mut self, now: Instant, ask: &Ask) -> Instant {
         let now = self.advance(now);
         let ask = Ask { cost: ask.cost.capped(), ..ask.clone() };
         let keys = self.resolve(now, &ask.keys);
         if self.is_clear(now, &keys, &ask.cost) {
             return Instant::from_nanos(now);
+        }
+        if self.any_paused(&keys) {
+            return Instant::NEVER;
         }
         let place = self.join(now, keys, &ask);
         let leaves = self.predicted(now, place);
@@ -249,6 +252,11 @@ impl Pacer {
     /// Something happened that may let somebody leave earlier than planned.
     pub(crate) fn look_again(&mut self) {
         self.next = if self.line.is_empty() { u64::MAX } else { self.now };
+    }
+
+    /// Whether a person has paused one of these keys.
+    pub(crate) fn any_paused(&self, keys: &KeySet) -> bool {
+        keys.iter().any(|&key| self.keys.get(key).taught.as_ref().is_some_and(|taught| taught.is_paused()))
     }
 
     /// Whether a request may leave without joining the line: nobody waits for what it needs, and all of it is there.

@@ -22,9 +22,13 @@ struct Ahead {
 }
 
 impl Pacer {
-    /// When a waiting request will probably leave; `None` if it no longer waits.
+    /// When a waiting request will probably leave: [`Instant::NEVER`] while it is held up by a pause; `None` if it no longer
+    /// waits.
     pub fn predict(&self, now: Instant, ticket: Ticket) -> Option<Instant> {
         let place = self.line.place(ticket)?;
+        if self.any_paused(&self.line.queue_of(self.line.waiter(place)).keys) {
+            return Some(Instant::NEVER);
+        }
         let now = self.last_now().max(now.as_nanos());
         Some(Instant::from_nanos(self.predicted(now, place)))
     }

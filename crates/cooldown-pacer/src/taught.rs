@@ -71,7 +71,7 @@ impl Taught {
         self.learned.iter_mut().filter_map(|learned| learned.bucket.as_mut())
     }
 
-    /// Nobody leaves before this.
+    /// Nobody leaves before this, pauses apart.
     pub(crate) fn closed_until(&self) -> u64 {
         self.cooldown.until()
     }
@@ -80,7 +80,7 @@ impl Taught {
         let ramp = self.ramp.as_ref().map_or(0, |ramp| ramp.earliest(0, 1));
         let search = self.search.as_ref().map_or(0, Search::earliest);
         let learned = self.learned.iter().map(|learned| learned.earliest(cost)).max().unwrap_or(0);
-        self.cooldown.until().max(ramp).max(search).max(learned)
+        self.cooldown.opens().max(ramp).max(search).max(learned)
     }
 
     /// The same if another one of `taken` leaves at `now`.
@@ -88,7 +88,7 @@ impl Taught {
         let ramp = self.ramp.as_ref().map_or(0, |ramp| ramp.earliest(now, 2));
         let search = self.search.as_ref().map_or(0, |search| search.earliest_after(now));
         let learned = self.learned.iter().map(|learned| learned.earliest_after(now, cost, taken)).max().unwrap_or(0);
-        self.cooldown.until().max(ramp).max(search).max(learned)
+        self.cooldown.opens().max(ramp).max(search).max(learned)
     }
 
     /// When one of `cost` will leave behind others, buckets apart.
@@ -166,7 +166,7 @@ impl Taught {
     /// Whether it is as if nobody had ever asked.
     pub(crate) fn is_as_new(&mut self, now: u64) -> bool {
         self.expire(now);
-        let latest = self.history.latest().unwrap_or(0).max(self.cooldown.until());
+        let latest = self.history.latest().unwrap_or(0).max(self.cooldown.opens());
         let is_idle = latest == 0 || latest.saturating_add(IDLE) <= now;
         is_idle && self.learned.is_empty() && self.search.is_none()
     }
@@ -207,6 +207,28 @@ impl Taught {
             self.start_ramp(now);
         }
         closing
+    }
+
+    /// A person closes the key until then. As after any other closing, one goes first.
+    pub(crate) fn close_by_hand(&mut self, now: u64, until: u64) {
+        self.cooldown.close_by_hand(now, until);
+        self.starting = false;
+        self.start_ramp(now);
+    }
+
+    /// A person opens the key.
+    pub(crate) fn open_by_hand(&mut self, now: u64) {
+        self.cooldown.open_by_hand(now);
+    }
+
+    /// A person pauses the key, or lets it go on.
+    pub(crate) fn set_paused(&mut self, is_paused: bool) {
+        self.cooldown.set_paused(is_paused);
+    }
+
+    /// Whether a person has paused the key.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.cooldown.is_paused()
     }
 
     fn start_ramp(&mut self, now: u64) {

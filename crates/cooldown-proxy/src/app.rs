@@ -13,11 +13,11 @@ use anyhow::{Context, bail};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::admin::{self, AdminState, Readiness};
+use crate::admin::{self, AdminState};
 use crate::config::Config;
 use crate::proxy::Site;
 use crate::server::{Listeners, Phase, WorkerThread};
-use crate::telemetry::{AccessLog, Metrics};
+use crate::telemetry::{AccessLog, LogLevel, Metrics};
 
 /// A proxy that has its ports and serves nothing yet.
 #[derive(Debug)]
@@ -52,13 +52,16 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let site = Arc::new(Site::new(config, Arc::clone(&metrics), access)?);
         site.tell_limits();
-        let admin_state = AdminState {
-            metrics,
-            readiness: Arc::new(Readiness::default()),
-            token: config.admin.as_ref().and_then(|admin| admin.token.clone()),
-        };
+        let admin_state = AdminState::new(config, metrics, Arc::clone(&site));
         let (header_timeout, drain_timeout) = (server.header_timeout, server.drain_timeout);
         Ok(Self { listeners, admin, admin_state, site, header_timeout, drain_timeout })
+    }
+
+    /// The same, with a log whose level the admin API can change.
+    #[must_use]
+    pub fn with_log_level(mut self, level: LogLevel) -> Self {
+        self.admin_state = self.admin_state.with_log_level(level);
+        self
     }
 
     /// Where clients connect.

@@ -12,6 +12,7 @@ use clap_complete::Shell;
 use crate::config::{self, Config, Faults};
 use crate::load::{self, Load};
 use crate::simulate::Simulate;
+use crate::status::Status;
 
 /// Exit code of a failure while running.
 pub const RUN_TIME_FAILURE: u8 = 1;
@@ -27,6 +28,7 @@ Examples:
   cooldown-proxy -config proxy.yaml                   serve with another file
   cooldown-proxy --upstream https://api.github.com --limit 10/s --limit \"8 concurrent\"
   cooldown-proxy init && cooldown-proxy check         write a configuration, and see what it means
+  cooldown-proxy status --watch                       look at a running one
   cooldown-proxy demo --seconds 10                    see it work, without any account
   cooldown-proxy load http://localhost:8080/ --limit 10/s
   cooldown-proxy simulate workload.yaml --compare other.yaml
@@ -101,6 +103,8 @@ pub enum Command {
         /// Where to.
         folder: PathBuf,
     },
+    /// Ask a running proxy how everything stands.
+    Status(Status),
     /// Print the version.
     Version,
 }
@@ -215,6 +219,18 @@ enum Subcommands {
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
     },
+    /// Ask a running proxy how everything stands; a token is taken from COOLDOWN_ADMIN_TOKEN
+    Status {
+        /// Its admin listener
+        #[arg(long, value_name = "URL", default_value = "http://localhost:9900")]
+        url: String,
+        /// Go on, once a second
+        #[arg(short, long)]
+        watch: bool,
+        /// Print the answer as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the version
     Version,
 }
@@ -247,6 +263,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, c
         Subcommands::Schema => Command::Schema,
         Subcommands::Completions { shell } => Command::Completions { shell },
         Subcommands::Man { folder } => Command::Man { folder },
+        Subcommands::Status { url, watch, json } => Command::Status(Status { url, watch, json }),
         Subcommands::Version => Command::Version,
     })
 }
@@ -423,6 +440,8 @@ mod tests {
     #[case("schema", Command::Schema)]
     #[case("completions zsh", Command::Completions { shell: Shell::Zsh })]
     #[case("man pages", Command::Man { folder: "pages".into() })]
+    #[case("status", Command::Status(Status { url: "http://localhost:9900".into(), watch: false, json: false }))]
+    #[case("status --url http://a -w --json", Command::Status(Status { url: "http://a".into(), watch: true, json: true }))]
     #[case("version", Command::Version)]
     fn every_command_is_understood(#[case] line: &str, #[case] command: Command) {
         assert_eq!(parse_line(line).expect(line), command);

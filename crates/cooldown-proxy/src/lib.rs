@@ -11,5 +11,6 @@ pub mod provider;
 pub mod proxy;
 pub mod server;
 pub mod simulate;
+pub mod status;
 pub mod telemetry;
 pub mod upstream;

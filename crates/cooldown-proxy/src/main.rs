@@ -6,10 +6,10 @@ use anyhow::Context;
 use cooldown_proxy::app::App;
 use cooldown_proxy::cli::{self, Command, RUN_TIME_FAILURE, ServeFrom, USAGE};
 use cooldown_proxy::config::{Addresses, Config};
-use cooldown_proxy::demo;
 use cooldown_proxy::load::{self, Load};
 use cooldown_proxy::simulate::{self, Fault, Simulate};
 use cooldown_proxy::telemetry::Logs;
+use cooldown_proxy::{demo, status};
 use tikv_jemallocator::Jemalloc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Schema => cli::schema(),
         Command::Completions { shell } => cli::completions(shell),
         Command::Man { folder } => cli::man(&folder),
+        Command::Status(status) => ended(status::run(&status)),
         Command::Version => cli::version(),
     }
 }
@@ -50,7 +51,7 @@ fn serve(source: &ServeFrom) -> ExitCode {
 /// Serves until SIGTERM or SIGINT.
 fn run(config: &Config) -> anyhow::Result<()> {
     let logs = Logs::start(&config.log)?;
-    let app = App::bind(config, logs.access().clone())?;
+    let app = App::bind(config, logs.access().clone())?.with_log_level(logs.level().clone());
     for line in config.describe(&bound(&app)).lines() {
         tracing::info!("{line}");
     }

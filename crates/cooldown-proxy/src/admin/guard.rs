@@ -1,11 +1,14 @@
 //! Who may ask the admin listener: those who name it by a local name where it is local, and who show the token where one
 //! is configured.
 
-use axum::http::header::{AUTHORIZATION, HOST};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderName, StatusCode, Uri};
 
 use crate::config::model::is_loopback;
 use crate::config::secret::Secret;
+
+/// What a browser says of the page that makes it ask (Fetch Metadata).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Why a caller is turned away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,12 +17,17 @@ pub(super) enum Denial {
     ForeignHost,
     /// The token is missing or wrong.
     Unauthorized,
+    /// A page of another site makes a browser ask to change something.
+    ForeignPage,
+    /// What is to be changed is not told in JSON, which a page of another site could not send unasked.
+    NotJson,
 }
 
 impl Denial {
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::ForeignHost => StatusCode::FORBIDDEN,
+            Self::ForeignHost | Self::ForeignPage => StatusCode::FORBIDDEN,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
         }
     }
@@ -28,12 +36,16 @@ impl Denial {
         match self {
             Self::ForeignHost => "foreign_host",
             Self::Unauthorized => "unauthorized",
+            Self::ForeignPage => "foreign_page",
+            Self::NotJson => "not_json",
         }
     }
 
     pub(super) fn message(self) -> &'static str {
         match self {
             Self::ForeignHost => "this listener is local: ask for it as localhost or by its address",
+            Self::ForeignPage => "pages of other sites may change nothing here",
+            Self::NotJson => "send a JSON object with content-type: application/json",
             Self::Unauthorized => "show the admin token: authorization: Bearer <token>",
         }
     }
@@ -57,6 +69,22 @@ pub(super) fn shows(token: &Secret, headers: &HeaderMap) -> Result<(), Denial> {
         Some(given) if token.matches(given) => Ok(()),
         _ => Err(Denial::Unauthorized),
     }
+}
+
+/// Whether a request that changes something was meant by whoever sends it: browsers tell what page makes them ask, and let
+/// pages of other sites send JSON only where it is allowed to them, which it never is here.
+pub(super) fn is_meant(headers: &HeaderMap) -> Result<(), Denial> {
+    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    if text(&SEC_FETCH_SITE).is_some_and(|site| site != "same-origin" && site != "none") {
+        return Err(Denial::ForeignPage);
+    }
+    let host = text(&HOST).unwrap_or_default();
+    let is_own = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| authority == host);
+    if text(&ORIGIN).is_some_and(|origin| !is_own(origin)) {
+        return Err(Denial::ForeignPage);
+    }
+    let kind = text(&CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default();
+    if kind.trim().eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(Denial::NotJson) }
 }
 
 /// RFC 9110 §11.1: the scheme's name is case-insensitive.
@@ -93,6 +121,29 @@ mod tests {
         assert_eq!(names_this_machine(&uri, &HeaderMap::new()), Err(Denial::ForeignHost));
         let absolute = Uri::from_static("http://evil.example/metrics");
         assert_eq!(names_this_machine(&absolute, &with(HOST, "localhost")), Err(Denial::ForeignHost));
+    }
+
+    #[test]
+    fn only_pages_of_our_own_change_anything() {
+        let with = |fields: &[(HeaderName, &str)]| {
+            let mut headers = with(HOST, "localhost:9900");
+            headers.insert(CONTENT_TYPE, "application/json; charset=utf-8".parse().expect("a field value"));
+            for (name, value) in fields {
+                headers.insert(name, value.parse().expect("a field value"));
+            }
+            is_meant(&headers)
+        };
+        assert_eq!(with(&[]), Ok(()), "a program");
+        assert_eq!(with(&[(SEC_FETCH_SITE, "same-origin"), (ORIGIN, "http://localhost:9900")]), Ok(()));
+        for site in ["cross-site", "same-site", ""] {
+            assert_eq!(with(&[(SEC_FETCH_SITE, site)]), Err(Denial::ForeignPage), "{site}");
+        }
+        for origin in ["http://evil.example", "null", "http://localhost:8080", "http://evil.example/?localhost:9900"] {
+            assert_eq!(with(&[(ORIGIN, origin)]), Err(Denial::ForeignPage), "{origin}");
+        }
+        for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {
+            assert_eq!(with(&[(CONTENT_TYPE, kind)]), Err(Denial::NotJson), "{kind}");
+        }
     }
 
     #[test]

@@ -1,9 +1,13 @@
-//! The admin listener: health, readiness and figures, on a thread and a runtime of its own.
+//! The admin listener: health, readiness, figures, the API and the dashboard, on a thread and a runtime of its own.
 
+mod api;
+mod dashboard;
 mod guard;
+mod in_force;
 mod listener;
 mod readiness;
 mod routes;
+mod stream;
 
 use std::future::{Future, IntoFuture};
 use std::io;
@@ -12,23 +16,60 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::Context;
+use tokio::sync::Semaphore;
 
 pub use readiness::{Phase, Readiness};
 
+use crate::config::Config;
 use crate::config::model::Admin;
 use crate::config::secret::Secret;
-use crate::telemetry::Metrics;
+use crate::proxy::Site;
+use crate::telemetry::snapshot::Snapshot;
+use crate::telemetry::{LogLevel, Metrics};
 use listener::BoundedListener;
 
-/// What the admin listener tells, and to whom.
+/// What the admin listener tells, to whom, and what it acts on.
 #[derive(Debug, Clone)]
 pub struct AdminState {
     /// The figures behind `/metrics`.
     pub metrics: Arc<Metrics>,
     /// What `/readyz` answers from.
     pub readiness: Arc<Readiness>,
+    /// What is looked at, and acted on by hand.
+    site: Arc<Site>,
+    /// The configuration, without secrets.
+    in_force: Arc<serde_json::Value>,
+    /// What changes how much is logged; `None` where nothing is.
+    log_level: Option<LogLevel>,
     /// What a caller must show, if anything.
-    pub token: Option<Secret>,
+    token: Option<Secret>,
+    /// A place for each who may listen to the live stream.
+    listeners: Arc<Semaphore>,
+}
+
+impl AdminState {
+    /// What there is to tell of a site as configured.
+    pub fn new(config: &Config, metrics: Arc<Metrics>, site: Arc<Site>) -> Self {
+        Self {
+            metrics,
+            readiness: Arc::new(Readiness::default()),
+            site,
+            in_force: Arc::new(in_force::in_force(config)),
+            log_level: None,
+            token: config.admin.as_ref().and_then(|admin| admin.token.clone()),
+            listeners: Arc::new(Semaphore::new(stream::MOST_LISTENERS)),
+        }
+    }
+
+    /// The same, with a log whose level can be changed.
+    #[must_use]
+    pub fn with_log_level(self, level: LogLevel) -> Self {
+        Self { log_level: Some(level), ..self }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.site.snapshot(self.readiness.phase().name())
+    }
 }
 
 /// Opens the admin listener. It serves nothing before [`serve`].

@@ -13,6 +13,17 @@ pub enum Phase {
     Draining,
 }
 
+impl Phase {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// The present [`Phase`], shared by those who set it and those who ask.
 #[derive(Debug, Default)]
 pub struct Readiness(AtomicU8);

@@ -1,6 +1,7 @@
 //! The keys that concern a request on one way to its upstream, and which of them an upstream means.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use cooldown_pacer::Key;
@@ -44,6 +45,18 @@ pub struct Label {
     pub key: Option<Box<str>>,
     /// The model.
     pub model: Option<Box<str>>,
+}
+
+/// `key 2, model gpt-4`; empty for all of an upstream.
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.key, &self.model) {
+            (Some(key), Some(model)) => write!(f, "key {key}, model {model}"),
+            (Some(key), None) => write!(f, "key {key}"),
+            (None, Some(model)) => write!(f, "model {model}"),
+            (None, None) => Ok(()),
+        }
+    }
 }
 
 /// Which group of requests each path belongs to, as far as responses have told. Paths are known by their route and the hash

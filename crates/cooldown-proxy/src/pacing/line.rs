@@ -11,7 +11,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cooldown_pacer::{
-    Ask, Closure, Cost, Departure, Instant, Key, Lesson, LimitsId, Observation, Pacer, Refusal, Room, Spent, Ticket,
+    Ask, Backlog, Closure, Cost, Departure, Instant, Key, Lesson, LimitsId, Observation, Pacer, Refusal, Room, Spent,
+    Ticket,
 };
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
@@ -164,6 +165,41 @@ impl Line {
         let inner = self.inner.lock();
         let now = self.clock.now();
         keys.iter().any(|key| inner.pacer.is_closed(now, *key))
+    }
+
+    /// Who waits for a key, and the time of that.
+    pub(super) fn backlog(&self, key: Key) -> (Backlog, Instant) {
+        let inner = self.inner.lock();
+        let now = self.clock.now();
+        (inner.pacer.backlog(now, key), now)
+    }
+
+    /// Whether a person has paused a key.
+    pub(super) fn is_paused(&self, key: Key) -> bool {
+        self.inner.lock().pacer.is_paused(key)
+    }
+
+    /// A person closes a key for so long. Who could go another way does.
+    pub(super) fn close(self: &Arc<Self>, key: Key, lasting: Duration) {
+        self.decide(|inner, now| {
+            inner.pacer.close(now, key, now.after(lasting));
+            inner.vacate(now, key);
+        });
+    }
+
+    /// A person opens every key of these limits.
+    pub(super) fn open(self: &Arc<Self>, limits: &[LimitsId]) {
+        self.decide(|inner, now| limits.iter().for_each(|limits| inner.pacer.open(now, *limits)));
+    }
+
+    /// A person pauses a key, or lets it go on. Who could go another way than by a paused one does.
+    pub(super) fn set_paused(self: &Arc<Self>, key: Key, paused: bool) {
+        self.decide(|inner, now| {
+            inner.pacer.set_paused(now, key, paused);
+            if paused {
+                inner.vacate(now, key);
+            }
+        });
     }
 
     /// How many requests wait.

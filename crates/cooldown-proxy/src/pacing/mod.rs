@@ -6,6 +6,7 @@
 
 mod alarm;
 mod clock;
+mod hand;
 mod keys;
 mod line;
 mod plan;

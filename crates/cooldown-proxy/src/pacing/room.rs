@@ -3,17 +3,20 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cooldown_pacer::{Key, LimitsId, Room, Source};
+use cooldown_pacer::{Instant, Key, Limit, LimitsId, Room, Source};
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use super::Pacing;
 use super::keys::Label;
 use super::line::Line;
-use crate::telemetry::{CooldownFigure, RoomFigure, Scope};
+use crate::telemetry::snapshot::{ClientView, LimitView, LineView};
+use crate::telemetry::{Caller, CooldownFigure, RoomFigure, Scope};
 
 /// More keys than this have no name in the figures at one time: there may be as many as clients and models.
 const MOST_LABELS: usize = 500;
+/// So many clients of a line are told one by one.
+const MOST_CLIENTS: usize = 12;
 
 /// A key with a name.
 #[derive(Debug)]
@@ -50,19 +53,55 @@ impl Pacing {
     /// What is left now of every limit whose key has a name: those of routes, API keys, domains and clients, and what
     /// upstreams have taught. Limits per credentials, and per host behind a wildcard, have keys that only requests know.
     pub fn room(&self) -> Vec<RoomFigure> {
+        self.rooms().into_iter().map(|(figure, _)| figure).collect()
+    }
+
+    /// The same in full.
+    pub fn limits(&self) -> Vec<LimitView> {
+        let now = self.clock.now();
+        self.rooms().into_iter().map(|(figure, room)| limit_view(figure, &room, now)).collect()
+    }
+
+    /// Who waits for a route, called as those are that have waited there.
+    pub fn line_view(&self, route: usize, callers: Vec<(u64, Caller)>) -> LineView {
+        let limits = &self.routes[route];
+        let (backlog, now) = limits.line.backlog(Key::whole(limits.lists.upstream));
+        let millis = |from: Instant, to: Instant| to.since(from).as_millis().try_into().unwrap_or(u64::MAX);
+        let waiting: HashMap<u64, u64> = backlog.flows.iter().map(|flow| (flow.flow.0, flow.waiting as u64)).collect();
+        let mut clients: Vec<ClientView> = callers
+            .into_iter()
+            .map(|(flow, caller)| ClientView {
+                name: caller.name.into(),
+                waiting: waiting.get(&flow).copied().unwrap_or(0),
+                served: caller.served,
+            })
+            .collect();
+        clients.sort_by(|a, b| (b.waiting, b.served, &a.name).cmp(&(a.waiting, a.served, &b.name)));
+        let more_clients = clients.len().saturating_sub(MOST_CLIENTS) as u64;
+        clients.truncate(MOST_CLIENTS);
+        LineView {
+            waiting: backlog.waiting as u64,
+            oldest_ms: backlog.oldest.map_or(0, |oldest| millis(oldest, now)),
+            predicted_ms: backlog.last_leaves.map_or(0, |last| millis(now, last)),
+            clients,
+            more_clients,
+        }
+    }
+
+    fn rooms(&self) -> Vec<(RoomFigure, Room)> {
         let configured = self.named.iter().flat_map(Named::room);
         let now = self.clock.now();
         let learned = self.labels.lists.iter().flat_map(|list| {
             let learned = list.line.learned(now, list.limits);
             learned.into_iter().filter_map(|(key, room)| {
                 let label = self.label(&list.line, key)?;
-                Some(figure(Scope::Upstream, &list.upstream, &label, &room))
+                Some((figure(Scope::Upstream, &list.upstream, &label, &room), room))
             })
         });
         let mut told = HashSet::new();
         let figures = configured.chain(learned);
         // Keys that a person cannot tell apart are told once.
-        figures.filter(|figure: &RoomFigure| told.insert(RoomFigure { room: 0, ..figure.clone() })).collect()
+        figures.filter(|(figure, _)| told.insert(RoomFigure { room: 0, ..figure.clone() })).collect()
     }
 
     /// Which upstreams, keys and models are closed, and for how long.
@@ -109,9 +148,31 @@ impl Pacing {
 }
 
 impl Named {
-    fn room(&self) -> impl Iterator<Item = RoomFigure> + '_ {
+    fn room(&self) -> impl Iterator<Item = (RoomFigure, Room)> + '_ {
         let rooms = self.line.room(self.key).into_iter().filter(|room| room.source == Source::Configured);
-        rooms.map(|room| figure(self.scope, &self.name, &self.label, &room))
+        rooms.map(|room| (figure(self.scope, &self.name, &self.label, &room), room))
+    }
+}
+
+fn limit_view(figure: RoomFigure, room: &Room, now: Instant) -> LimitView {
+    let (unit, amount, period) = match room.limit {
+        Limit::Rate(rate) => (rate.unit().to_string(), rate.amount(), Some(rate.period())),
+        Limit::Concurrency(max) => ("in flight".to_owned(), u64::from(max.get()), None),
+    };
+    let millis = |span: std::time::Duration| span.as_millis().try_into().unwrap_or(u64::MAX);
+    LimitView {
+        scope: figure.scope.name().to_owned(),
+        of: figure.name,
+        limit: figure.limit,
+        source: figure.source.to_owned(),
+        unit,
+        amount,
+        period_ms: period.map(millis),
+        used: amount.saturating_add_signed(room.left.saturating_neg()),
+        room: room.left,
+        free_in_ms: room.free_at.map(|at| millis(at.since(now))),
+        key: figure.key,
+        model: figure.model,
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use cooldown_pacer::{Cost, Instant};
 use foldhash::fast::RandomState;
 use http::header::AUTHORIZATION;
@@ -42,6 +43,8 @@ pub(super) struct ApiKey {
     pub field: HeaderName,
     /// Marked as sensitive: it is never shown.
     pub value: HeaderValue,
+    /// What a person may see of it.
+    pub fingerprint: String,
     /// Until when it is left alone, in the pacing clock's nanoseconds.
     rests_until: AtomicU64,
 }
@@ -100,8 +103,14 @@ impl ApiKey {
         };
         let mut value = HeaderValue::from_str(&text).ok()?;
         value.set_sensitive(true);
-        Some(Self { field, value, rests_until: AtomicU64::new(0) })
+        Some(Self { field, value, fingerprint: fingerprint(key), rests_until: AtomicU64::new(0) })
     }
+}
+
+/// The first 32 bits of the SHA-256 of a key, in hexadecimal.
+fn fingerprint(key: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, key.as_bytes());
+    digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Route {
@@ -125,6 +134,12 @@ impl Route {
     /// Whether a key is left alone.
     pub(super) fn rests(&self, key: Option<usize>, now: Instant) -> bool {
         self.key(key).is_some_and(|key| key.rests_until.load(Relaxed) > now.as_nanos())
+    }
+
+    /// Its keys are left alone no longer.
+    pub(super) fn wake_keys(&self) {
+        let keys = self.api.iter().flat_map(|api| &api.keys);
+        keys.for_each(|key| key.rests_until.store(0, Relaxed));
     }
 
     /// Whether it is there for requests that others have turned away.

@@ -1,8 +1,12 @@
 //! Who sends a request.
 
+use std::collections::HashMap;
+
 use cooldown_pacer::{Flow, Urgency, Weight};
+use foldhash::fast::RandomState;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use parking_lot::RwLock;
 
 use super::error::ProxyError;
 use super::headers::{CLIENT, Noted};
@@ -15,12 +19,19 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const CREDENTIALS: [HeaderName; 4] =
     [AUTHORIZATION, X_API_KEY, HeaderName::from_static("api-key"), HeaderName::from_static("x-goog-api-key")];
 
+/// A name that a client gives itself is shown to this length, in characters.
+const LONGEST_NAME: usize = 40;
+/// More of them are not remembered: then all are forgotten, and told again.
+const MOST_NAMES: usize = 1000;
+
 /// How callers are told apart.
 #[derive(Debug)]
 pub(super) struct Callers {
     /// If present, a caller must be one of these.
     clients: Option<Vec<Client>>,
     by: Vec<ClientBy>,
+    /// Names that callers gave themselves, by the number of their flow.
+    names: RwLock<HashMap<u64, Box<str>, RandomState>>,
 }
 
 /// A caller, as far as one request is concerned.
@@ -38,7 +49,7 @@ pub(super) struct Caller {
 
 impl Callers {
     pub(super) fn new(clients: Option<Vec<Client>>, by: Vec<ClientBy>) -> Self {
-        Self { clients, by }
+        Self { clients, by, names: RwLock::default() }
     }
 
     /// The name of a configured client.
@@ -63,6 +74,31 @@ impl Callers {
         }
     }
 
+    /// What a person calls a caller.
+    pub(super) fn called(&self, caller: &Caller, peer: &Peer, pacing: &Pacing) -> Box<str> {
+        if let Some(name) = caller.client.and_then(|client| self.name(client)) {
+            return name.into();
+        }
+        let Flow(flow) = caller.flow;
+        match self.names.read().get(&flow) {
+            Some(name) => name.clone(),
+            None if flow == pacing.hash(peer.ip().as_bytes()) => peer.ip().into(),
+            None => format!("key {:08x}", flow as u32).into(),
+        }
+    }
+
+    /// Remembers the name that a caller gives itself: its field goes no further.
+    fn learn_name(&self, flow: u64, name: &[u8]) {
+        if self.names.read().contains_key(&flow) {
+            return;
+        }
+        let mut names = self.names.write();
+        if names.len() >= MOST_NAMES {
+            names.clear();
+        }
+        names.insert(flow, shown(name));
+    }
+
     fn configured(&self, clients: &[Client], headers: &HeaderMap) -> Result<Caller, ProxyError> {
         let found = self.by.iter().find_map(|by| match by {
             ClientBy::Token => by_token(clients, headers),
@@ -83,8 +119,16 @@ impl Callers {
             ClientBy::Ip => Some(peer.ip().as_bytes()),
         });
         let flow = Flow(pacing.hash(identity.unwrap_or_default()));
+        if let Some(name) = headers.get(CLIENT).filter(|name| noted.ours && identity == Some(name.as_bytes())) {
+            self.learn_name(flow.0, name.as_bytes());
+        }
         Caller { flow, weight: Weight::ONE, urgency: Urgency::default(), client: None, token_field: None }
     }
+}
+
+/// A name that a client gives itself, cut to a length that can be shown.
+fn shown(name: &[u8]) -> Box<str> {
+    String::from_utf8_lossy(name).chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect()
 }
 
 /// The credentials that a request carries for its upstream, in another field than `not_in`.

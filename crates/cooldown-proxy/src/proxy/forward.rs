@@ -144,9 +144,12 @@ async fn pace(
             // Whoever goes first may have it; connections that were made for waiters stay open for waiters.
             drop(lease);
             let began = Instant::now();
+            let route = &worker.site.routes[journey.route()];
+            route.metrics.caller_waits(arrival.caller.flow.0, || worker.site.called(arrival));
             let permit = wait(place, arrival, record).await;
             journey.waits(began.elapsed(), record);
             let Some(permit) = permit? else { return Ok(None) };
+            route.metrics.caller_served(arrival.caller.flow.0);
             record.goes(journey.waited);
             let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
             Ok(Some(Turn { lease, permit, late: true }))

@@ -11,6 +11,7 @@ use super::retry;
 use super::returning::Trace;
 use super::way::{Leg, Ways};
 use super::worker::Worker;
+use crate::telemetry::EventKind;
 
 /// A request between its arrival and its answer.
 pub(super) struct Journey {
@@ -105,7 +106,9 @@ impl Journey {
         let is_unsent = matches!(error, ProxyError::Broken) && !arrival.was_sent();
         if matches!(error, ProxyError::Unreachable(_)) {
             let site = &self.worker.site;
-            site.routes[self.route].reach.lost(site.pacing.clock().now());
+            let route = &site.routes[self.route];
+            route.reach.lost(site.pacing.clock().now());
+            site.metrics.events().tell(EventKind::Unreachable, Some(&route.name), "connect", error.to_string());
         }
         if !is_unsent && !matches!(error, ProxyError::Unreachable(_)) {
             return Err(error);

@@ -25,6 +25,7 @@ use crate::provider::{
     Class, FirstEvent, Said, Scope, Statement, UnixTime, begins_like_an_error, classify, classify_in_place,
     read_limits, speak_of_limits,
 };
+use crate::telemetry::EventKind;
 
 /// An attempt whose response head has come.
 pub(super) struct Attempt<'a> {
@@ -175,9 +176,12 @@ impl Attempt<'_> {
         let (Lesson::Limit { key, .. } | Lesson::Closed { key, .. }) = lesson;
         let label = self.label(route, journey, key, arrival);
         let (of_key, of_model) = (label.key.as_deref().unwrap_or("-"), label.model.as_deref().unwrap_or("-"));
+        let events = worker.site.metrics.events();
         match lesson {
             Lesson::Limit { limit, .. } => {
                 tracing::info!(upstream = &*route.name, key = of_key, model = of_model, %limit, "learned a limit");
+                let text = format!("learned a limit: {limit}");
+                events.tell(EventKind::Learned, Some(&route.name), &label.to_string(), text);
             }
             Lesson::Closed { until, .. } => {
                 let seconds = until.since(worker.site.pacing.clock().now()).as_secs_f64();
@@ -188,6 +192,8 @@ impl Attempt<'_> {
                     seconds,
                     "closed by the upstream"
                 );
+                let text = format!("closed by the upstream for {seconds:.1} s");
+                events.tell(EventKind::Closed, Some(&route.name), &label.to_string(), text);
             }
         }
         worker.site.pacing.name(journey.route(), key, || label);
@@ -256,6 +262,13 @@ impl Attempt<'_> {
                 let way = journey.ways.get(self.leg.way);
                 if route.rest(way.key, worker.site.pacing.clock().now()) {
                     self.leg.line.vacate(self.leg.keys.of(Scope::Key));
+                    let number = way.key.map_or(0, |key| key + 1);
+                    let text = match class {
+                        Class::Money => "its money is spent: the key is left alone for a while",
+                        _ => "it is not accepted: the key is left alone for a while",
+                    };
+                    let events = worker.site.metrics.events();
+                    events.tell(EventKind::KeyRests, Some(&route.name), &format!("key {number}"), text.to_owned());
                 }
                 (can_be_sent_again && journey.ways.give_up(self.leg.way)).then_some(Duration::ZERO)
             }

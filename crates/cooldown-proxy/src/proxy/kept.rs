@@ -181,6 +181,7 @@ impl Kept {
             }
             Err(error) => {
                 record.failed(&error);
+                serve::tell(&self.worker, &error, &record);
                 State::Saying([self.speech.event_of(&error)].into(), Some(Box::new(record)))
             }
         }

@@ -20,6 +20,7 @@ mod meter;
 mod models;
 mod opening;
 mod outgoing;
+mod overview;
 mod peer;
 mod reach;
 mod record;
@@ -38,6 +39,7 @@ mod worker;
 
 pub use error::{ProxyError, Speech};
 pub(crate) use models::ModelTable;
+pub use overview::NoSuchUpstream;
 pub use peer::Peer;
 pub use route::Router;
 pub use serve::serve;

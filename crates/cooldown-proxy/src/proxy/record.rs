@@ -47,6 +47,11 @@ impl Record {
         self.route = Some(Arc::clone(&route.metrics));
     }
 
+    /// Whether it took this route last.
+    pub(super) fn has_taken(&self, route: &Route) -> bool {
+        self.route.as_ref().is_some_and(|figures| Arc::ptr_eq(figures, &route.metrics))
+    }
+
     /// It belongs to this configured client.
     pub(super) fn client(&mut self, name: &str) {
         self.line.client(name);

@@ -21,6 +21,7 @@ use super::peer::Peer;
 use super::record::Record;
 use super::tunnel;
 use super::worker::{InFlight, Worker};
+use crate::telemetry::EventKind;
 
 /// Answers one request. `ambiguous` says that its head could be read in two ways, which only its raw bytes show.
 ///
@@ -110,6 +111,7 @@ pub(super) fn relay(
 /// The response to a request that the proxy answers itself.
 pub(super) fn refuse(worker: &Worker, error: ProxyError, mut record: Record, speech: Speech) -> Response<ResponseBody> {
     record.failed(&error);
+    tell(worker, &error, &record);
     if let ProxyError::Unreachable(cause) = &error {
         tracing::warn!(%cause, "an upstream cannot be reached");
     }
@@ -119,6 +121,17 @@ pub(super) fn refuse(worker: &Worker, error: ProxyError, mut record: Record, spe
     }
     record.complete();
     response
+}
+
+/// Tells people of an answer of our own, unless it is the client's doing or was told before.
+pub(super) fn tell(worker: &Worker, error: &ProxyError, record: &Record) {
+    let kind = match error {
+        ProxyError::Refused(_) | ProxyError::TooManyBodies | ProxyError::Internal(_) => EventKind::Refused,
+        ProxyError::Broken | ProxyError::UpstreamProtocol | ProxyError::UpstreamTimeout(_) => EventKind::Unreachable,
+        _ => return,
+    };
+    let route = worker.site.routes.iter().find(|route| record.has_taken(route));
+    worker.site.metrics.events().tell(kind, route.map(|route| &*route.name), error.code(), error.to_string());
 }
 
 /// A bug, told in the log under an id that the client gets.

@@ -10,6 +10,7 @@ use http::HeaderValue;
 use smallvec::SmallVec;
 
 use super::api::{self, Api};
+use super::arrival::Arrival;
 use super::body_memory::BodyMemory;
 use super::caller::Callers;
 use super::error::ProxyError;
@@ -131,6 +132,11 @@ impl Site {
         let site = Arc::downgrade(self);
         let figures = |site: Arc<Self>| LimitFigures { room: site.pacing.room(), cooldowns: site.pacing.cooldowns() };
         self.metrics.ask_for_limits(Box::new(move || site.upgrade().map(figures).unwrap_or_default()));
+    }
+
+    /// What a person calls the sender of a request.
+    pub(super) fn called(&self, arrival: &Arrival) -> Box<str> {
+        self.callers.called(&arrival.caller, &arrival.peer, &self.pacing)
     }
 
     /// What is paced.

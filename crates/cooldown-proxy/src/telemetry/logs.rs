@@ -6,16 +6,18 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use super::access::AccessLog;
 use super::sink::{Sink, SinkGuard};
@@ -25,7 +27,33 @@ use crate::config::model::{Log, LogFormat};
 #[must_use = "lines that wait are lost when this is not kept until the end"]
 pub struct Logs {
     access: AccessLog,
+    level: LogLevel,
     _guard: SinkGuard,
+}
+
+/// The least important level that is written, which can be changed while the program runs. Access lines do not depend on it.
+#[derive(Debug, Clone)]
+pub struct LogLevel {
+    filter: reload::Handle<Targets, Registry>,
+    now: Arc<Mutex<Level>>,
+}
+
+impl LogLevel {
+    /// The level.
+    pub fn get(&self) -> Level {
+        *self.now.lock()
+    }
+
+    /// Changes it.
+    ///
+    /// # Errors
+    /// When the log has ended.
+    pub fn set(&self, level: Level) -> anyhow::Result<()> {
+        let mut now = self.now.lock();
+        self.filter.reload(targets(level))?;
+        *now = level;
+        Ok(())
+    }
 }
 
 impl Logs {
@@ -36,8 +64,14 @@ impl Logs {
     pub fn start(log: &Log) -> anyhow::Result<Self> {
         let (sink, guard) = Sink::start(Box::new(io::stdout())).context("the log's thread does not start")?;
         let ansi = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        tracing_subscriber::registry().with(layer(log, sink.clone(), ansi)).try_init()?;
-        Ok(Self { access: AccessLog::new(sink, log), _guard: guard })
+        let (layer, level) = layer(log, sink.clone(), ansi);
+        tracing_subscriber::registry().with(layer).try_init()?;
+        Ok(Self { access: AccessLog::new(sink, log), level, _guard: guard })
+    }
+
+    /// What changes its level.
+    pub fn level(&self) -> &LogLevel {
+        &self.level
     }
 
     /// Where access lines go.
@@ -52,15 +86,21 @@ impl fmt::Debug for Logs {
     }
 }
 
-/// What turns events into lines.
-fn layer(log: &Log, sink: Sink, ansi: bool) -> Box<dyn Layer<Registry> + Send + Sync> {
-    // Details of the libraries drown ours: they stay at `info` even when ours are wanted.
-    let levels = Targets::new().with_default(log.level.min(Level::INFO)).with_target("cooldown", log.level);
+/// Details of the libraries drown ours: they stay at `info` even when ours are wanted.
+fn targets(level: Level) -> Targets {
+    Targets::new().with_default(level.min(Level::INFO)).with_target("cooldown", level)
+}
+
+/// What turns events into lines, and what changes how many.
+fn layer(log: &Log, sink: Sink, ansi: bool) -> (Box<dyn Layer<Registry> + Send + Sync>, LogLevel) {
+    let (levels, filter) = reload::Layer::new(targets(log.level));
+    let level = LogLevel { filter, now: Arc::new(Mutex::new(log.level)) };
     let lines = tracing_subscriber::fmt::layer().with_writer(sink).with_timer(Stamp);
-    match log.format {
+    let layer = match log.format {
         LogFormat::Text => lines.with_ansi(ansi).with_filter(levels).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_filter(levels).boxed(),
-    }
+    };
+    (layer, level)
 }
 
 /// The time of a line: RFC 3339, UTC, milliseconds.
@@ -113,7 +153,7 @@ mod tests {
     fn logged(log: &Log, events: impl FnOnce()) -> String {
         let page = Page::default();
         let (sink, guard) = Sink::start(Box::new(page.clone())).expect("a thread");
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer(log, sink, false)), events);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer(log, sink, false).0), events);
         drop(guard);
         page.text()
     }
@@ -127,6 +167,26 @@ mod tests {
         });
         assert_eq!(text.lines().count(), 1, "{text}");
         assert_eq!(&text[23..], "Z  INFO cooldown_proxy::app: listening port=8080\n");
+    }
+
+    #[test]
+    fn the_level_can_be_changed_while_the_program_runs() {
+        let log = Log { level: Level::INFO, format: LogFormat::Text, access: true };
+        let page = Page::default();
+        let (sink, guard) = Sink::start(Box::new(page.clone())).expect("a thread");
+        let (layer, level) = layer(&log, sink, false);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let detail = |text: &str| tracing::debug!(target: "cooldown_proxy", "{text}");
+            detail("too early");
+            level.set(Level::DEBUG).expect("the log runs");
+            detail("wanted");
+            level.set(Level::WARN).expect("the log runs");
+            detail("too late");
+        });
+        drop(guard);
+        assert_eq!(level.get(), Level::WARN);
+        assert_eq!(page.text().lines().count(), 1, "{}", page.text());
+        assert!(page.text().contains("wanted"));
     }
 
     #[test]

@@ -10,7 +10,10 @@ use http::StatusCode;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 
+use super::callers::{Caller, Callers};
+use super::events::Events;
 use super::scrape::Scrape;
+use super::snapshot::{Totals, WaitView};
 
 /// How many domains have figures of their own. Clients choose the domains, so their number is bounded; the rest is
 /// counted together.
@@ -25,6 +28,7 @@ pub const WAIT_BUCKETS: [f64; 17] =
 pub struct Metrics {
     boards: Arc<Boards>,
     registry: Registry,
+    events: Events,
 }
 
 /// The state that requests write and that a scrape reads.
@@ -90,6 +94,17 @@ pub enum Scope {
     Client,
 }
 
+impl Scope {
+    /// Its name in figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Domain => "domain",
+            Self::Client => "client",
+        }
+    }
+}
+
 /// The figures of one upstream or domain. Get the handle once and keep it: counting is a few relaxed atomic additions.
 #[derive(Debug, Default)]
 pub struct RouteMetrics {
@@ -112,6 +127,8 @@ pub struct RouteMetrics {
     pub(super) tokens_actual: AtomicU64,
     /// The sum of what each estimate was off, in tokens.
     pub(super) tokens_off: AtomicU64,
+    /// Who has waited. Empty for domains.
+    callers: Callers,
 }
 
 /// How long requests waited. The library's histogram takes a mutex for each observation; this one adds to two atomics.
@@ -143,7 +160,17 @@ impl Metrics {
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Scrape(Arc::clone(&boards))));
-        Self { boards, registry }
+        Self { boards, registry, events: Events::default() }
+    }
+
+    /// What happened lately.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// When the program started, in Unix seconds.
+    pub fn started(&self) -> u64 {
+        self.boards.started
     }
 
     /// The figures of the route or provider called `name`: from the configuration, so their number is not bounded here.
@@ -204,6 +231,46 @@ impl RouteMetrics {
             self.delayed.fetch_add(1, Relaxed);
         }
         self.wait.observe(wait);
+    }
+
+    /// A request of the client with this flow begins to wait.
+    pub fn caller_waits(&self, flow: u64, name: impl FnOnce() -> Box<str>) {
+        self.callers.waits(flow, name);
+    }
+
+    /// A request of that client has waited and leaves.
+    pub fn caller_served(&self, flow: u64) {
+        self.callers.served(flow);
+    }
+
+    /// Clients that have waited, by the number of their flow.
+    pub fn callers(&self) -> Vec<(u64, Caller)> {
+        self.callers.all()
+    }
+
+    /// All counts.
+    pub fn totals(&self) -> Totals {
+        let by_code =
+            |tally: &Tally| tally.counts().into_iter().map(|(code, count)| (code.to_owned(), count)).collect();
+        Totals {
+            requests: self.requests.load(Relaxed),
+            delayed: self.delayed.load(Relaxed),
+            attempts: self.attempts.load(Relaxed),
+            retries: self.retries.load(Relaxed),
+            responses: std::array::from_fn(|class| self.responses[class].load(Relaxed)),
+            refusals: by_code(&self.refusals),
+            errors: by_code(&self.upstream_errors),
+            turned_away: by_code(&self.turned_away),
+            tokens_estimated: self.tokens_estimated.load(Relaxed),
+            tokens_actual: self.tokens_actual.load(Relaxed),
+            last_access: self.last_access.load(Relaxed),
+        }
+    }
+
+    /// How long requests waited.
+    pub fn waits(&self) -> WaitView {
+        let buckets = self.wait.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect();
+        WaitView::new(buckets, &WAIT_BUCKETS.map(|seconds| seconds * 1000.0))
     }
 
     /// A request waits until the guard is dropped.
@@ -297,6 +364,11 @@ fn handle(board: &RwLock<HashMap<Box<str>, Arc<RouteMetrics>>>, name: &str, most
 pub fn unix_seconds() -> u64 {
     // A clock before 1970 is told as "never".
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The time of day, in Unix milliseconds.
+pub fn unix_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -199,9 +199,5 @@ fn full_name(scope: Scope, name: &str) -> String {
 }
 
 fn label(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Upstream => "upstream",
-        Scope::Domain => "domain",
-        Scope::Client => "client",
-    }
+    scope.name()
 }

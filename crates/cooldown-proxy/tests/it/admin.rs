@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Request, StatusCode};
 use hyper::Response;
 use tokio::time::sleep;
 
@@ -137,4 +137,94 @@ async fn a_token_is_asked_for_where_one_is_configured() {
     };
     assert_eq!(fetch(admin, with("admin-secrets")).await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(fetch(admin, with("admin-secret")).await.status, StatusCode::OK);
+}
+
+/// An order to the admin API.
+async fn order(admin: SocketAddr, path: &str, body: &str) -> StatusCode {
+    let call = Request::post(format!("/api/v1/{path}")).header("host", admin.to_string());
+    let call = call.header("content-type", "application/json").body(text(body.to_owned())).expect("a valid request");
+    fetch(admin, call).await.status
+}
+
+async fn snapshot(admin: SocketAddr) -> serde_json::Value {
+    get(admin, &admin.to_string(), "/api/v1/snapshot").await.json()["upstreams"][0].clone()
+}
+
+#[tokio::test]
+async fn while_an_upstream_is_paused_its_requests_wait_and_then_go_on() {
+    let upstream = Upstream::start(plain).await;
+    let binary = Binary::serve(&config(&upstream, ""));
+    let (proxy, admin) = (binary.address(), binary.admin_address());
+    let of_it = r#"{"upstream": "api.example.com"}"#;
+    assert_eq!(order(admin, "pause", of_it).await, StatusCode::OK);
+    let call = tokio::spawn(async move { get(proxy, "api.example.com", "/").await });
+    sleep(Duration::from_millis(500)).await;
+    let paused = snapshot(admin).await;
+    assert_eq!((&paused["paused"], &paused["line"]["waiting"]), (&true.into(), &1.into()), "{paused}");
+    assert!(paused["line"]["oldest_ms"].as_u64().is_some_and(|oldest| oldest >= 300), "{paused}");
+    assert!(upstream.seen().is_empty());
+    assert_eq!(order(admin, "resume", of_it).await, StatusCode::OK);
+    assert_eq!(call.await.expect("no panic").status, StatusCode::OK);
+
+    assert_eq!(order(admin, "pause", of_it).await, StatusCode::OK);
+    let refused = get(proxy, "api.example.com", "/").await;
+    assert_eq!((refused.status, refused.code().as_str()), (StatusCode::TOO_MANY_REQUESTS, "wait_too_long"));
+    let events = get(admin, &admin.to_string(), "/api/v1/events").await.json();
+    let told = events["events"].as_array().expect("events").iter().any(|event| event["subject"] == "wait_too_long");
+    assert!(told, "{events}");
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_what_is_paused() {
+    let upstream = Upstream::start(plain).await;
+    let mut binary = Binary::serve(&config(&upstream, "").replace("max_wait: 2s", "max_wait: 60s"));
+    let (proxy, admin) = (binary.address(), binary.admin_address());
+    assert_eq!(order(admin, "pause", r#"{"upstream": "api.example.com"}"#).await, StatusCode::OK);
+    let call = tokio::spawn(async move { get(proxy, "api.example.com", "/").await });
+    sleep(Duration::from_millis(300)).await;
+    binary.signal("TERM");
+    assert_eq!(call.await.expect("no panic").code(), "shutting_down");
+    let (status, took) = binary.end();
+    assert!(status.success() && took < Duration::from_secs(4), "{status} after {took:?}");
+}
+
+#[tokio::test]
+async fn a_cooldown_by_hand_holds_requests_until_it_is_released() {
+    let upstream = Upstream::start(plain).await;
+    let binary = Binary::serve(&config(&upstream, ""));
+    let (proxy, admin) = (binary.address(), binary.admin_address());
+    assert_eq!(order(admin, "cooldown", r#"{"upstream": "api.example.com", "seconds": 1.5}"#).await, StatusCode::OK);
+    let call = tokio::spawn(async move { get(proxy, "api.example.com", "/").await });
+    sleep(Duration::from_millis(300)).await;
+    assert!(upstream.seen().is_empty());
+    assert_eq!(snapshot(admin).await["cooldowns"].as_array().map(Vec::len), Some(1));
+    assert_eq!(order(admin, "release", r#"{"upstream": "api.example.com"}"#).await, StatusCode::OK);
+    assert_eq!(call.await.expect("no panic").status, StatusCode::OK);
+    assert_eq!(snapshot(admin).await["line"]["clients"][0]["served"], 1);
+}
+
+#[tokio::test]
+async fn the_log_level_changes_while_the_program_runs() {
+    let upstream = Upstream::start(plain).await;
+    let binary = Binary::serve(&config(&upstream, ""));
+    let admin = binary.admin_address();
+    let level = || async move { get(admin, &admin.to_string(), "/api/v1/log-level").await.json()["level"].clone() };
+    assert_eq!(level().await, "info");
+    assert_eq!(order(admin, "log-level", r#"{"level": "warn"}"#).await, StatusCode::OK);
+    assert_eq!(level().await, "warn");
+    order(admin, "pause", r#"{"upstream": "api.example.com"}"#).await;
+    order(admin, "log-level", r#"{"level": "info"}"#).await;
+    binary.line("that tells of the level", |line| line.contains("the log level was changed by hand"));
+    assert!(!binary.lines().iter().any(|line| line.contains("paused by hand")), "that was no warning");
+}
+
+#[tokio::test]
+async fn the_proxys_own_port_knows_nothing_of_the_admin_api() {
+    let upstream = Upstream::start(plain).await;
+    let binary = Binary::serve(&config(&upstream, ""));
+    let proxy = binary.address();
+    for path in ["/", "/api/v1/snapshot", "/metrics", "/dashboard.js"] {
+        let answer = get(proxy, &proxy.to_string(), path).await;
+        assert_eq!((answer.status, answer.code().as_str()), (StatusCode::NOT_FOUND, "no_route"), "{path}");
+    }
 }

@@ -6,6 +6,7 @@ mod admin;
 mod bodies;
 mod clients;
 mod commands;
+mod dashboard;
 mod demo;
 mod departures;
 mod faults;
