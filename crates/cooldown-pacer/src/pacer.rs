@@ -198,7 +198,8 @@ impl Pacer {
         buckets.into_iter().any(|bucket| matches!(bucket, Bucket::Rate(rate) if rate.unit() != Unit::Requests))
     }
 
-    /// When a request would leave if it asked now, and nobody asked after it; [`Instant::NEVER`] where a key is paused.
+    /// When a request would leave if it asked now, and nobody asked after it; [`Instant::NEVER`] where a key is paused, or
+    /// the line is full.
     pub fn foresee(&mut self, now: Instant, ask: &Ask) -> Instant {
         let now = self.advance(now);
         let ask = Ask { cost: ask.cost.capped(), ..ask.clone() };
@@ -206,7 +207,7 @@ impl Pacer {
         if self.is_clear(now, &keys, &ask.cost) {
             return Instant::from_nanos(now);
         }
-        if self.any_paused(&keys) {
+        if self.any_paused(&keys) || self.line.len() >= self.settings.max_depth {
             return Instant::NEVER;
         }
         let place = self.join(now, keys, &ask);

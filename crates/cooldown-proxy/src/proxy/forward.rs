@@ -137,9 +137,9 @@ async fn pace(
             record.goes(journey.waited);
             Ok(Some(Turn { lease, permit, late: false }))
         }
-        Admission::Refuse(refusal) => Err(ProxyError::Refused(refusal)),
         // While the connection was made, before anybody could tell it in its place.
-        Admission::Wait(_) if journey.ways.has_shut(&worker.site, leg) => Ok(None),
+        Admission::Wait(_) | Admission::Refuse(_) if journey.ways.has_shut(&worker.site, leg) => Ok(None),
+        Admission::Refuse(refusal) => Err(ProxyError::Refused(refusal)),
         Admission::Wait(place) => {
             // Whoever goes first may have it; connections that were made for waiters stay open for waiters.
             drop(lease);

@@ -89,10 +89,13 @@ impl Journey {
         }
     }
 
-    /// Whether another attempt may follow one that failed for another reason than a limit. Counts it.
+    /// Whether another attempt may follow one that failed for another reason than a limit. Counts it. One that can be made
+    /// elsewhere asks nothing more of the upstream that is in trouble.
     pub(super) fn may_fail_again(&mut self) -> bool {
         self.failures += 1;
-        self.failures < self.worker.site.retry.attempts && self.worker.site.routes[self.route].retry_budget.spend()
+        let site = &self.worker.site;
+        let is_allowed = || self.ways.lead_elsewhere(self.route) || site.routes[self.route].retry_budget.spend();
+        self.failures < site.retry.attempts && is_allowed()
     }
 
     /// What follows on an upstream that cannot be reached: a way to another one, or another try. Any other error is final.

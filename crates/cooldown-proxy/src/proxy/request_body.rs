@@ -267,6 +267,10 @@ impl Source {
                 self.next = usize::MAX;
             }
         }
+        // Another attempt then finds its end, and the trailers behind it.
+        if matches!(&polled, Poll::Ready(None)) || self.next == usize::MAX {
+            self.rest = None;
+        }
         polled
     }
 

@@ -98,6 +98,11 @@ impl Ways {
         self.all.len() > 1 && self.all.iter().filter(|way| !way.gone).count() > 1
     }
 
+    /// Whether the request could take a way to another upstream than this route's.
+    pub(super) fn lead_elsewhere(&self, route: usize) -> bool {
+        self.all.iter().any(|way| way.route != route && !way.gone)
+    }
+
     /// The request comes to an upstream; whether for the first time.
     pub(super) fn come_to(&mut self, route: usize) -> bool {
         let is_first = !self.all.iter().any(|way| way.route == route && way.tried);

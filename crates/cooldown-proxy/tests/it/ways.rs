@@ -100,6 +100,43 @@ async fn an_upstream_that_cannot_be_reached_costs_one_try_whatever_keys_it_has()
     assert_eq!(other.attempts().len(), 30, "those who come later do not even try the first");
 }
 
+#[tokio::test]
+async fn a_crowd_before_an_upstream_that_cannot_be_reached_goes_to_another_whole() {
+    let other = LlmProvider::start(Behaviour::new(Dialect::Silent));
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("a free port");
+    let proxy = Proxy::start(&format!(
+        "providers:\n  gone: {{endpoint: \"http://{gone}\", api_key: k1, models: [\"gpt-*\"]}}\n  \
+         other: {{endpoint: \"{}\", api_key: sk-2, models: [\"gpt-*\"]}}",
+        other.url()
+    ));
+    let answers = at_once(&proxy, 60).await;
+    assert!(answers.iter().all(|answer| answer.status == StatusCode::OK), "{answers:?}");
+    assert_eq!(other.attempts().len(), 60);
+}
+
+#[tokio::test]
+async fn a_line_that_is_full_is_no_way() {
+    let (first, other) = (Upstream::start(plain).await, Upstream::start(plain).await);
+    let proxy = Proxy::start(&format!(
+        "providers:\n  first: {{endpoint: \"{}\", api_key: k1, models: [\"gpt-*\"], limits: {{requests: \"5/s, burst 1\"}}}}\n  \
+         other: {{endpoint: \"{}\", api_key: k2, models: [\"gpt-*\"], limits: {{requests: \"2/s, burst 1\"}}}}\n\
+         queue: {{max_depth: 2}}",
+        first.url(),
+        other.url()
+    ));
+    let mut calls = Vec::new();
+    for nth in 0..6 {
+        let asked = post_as(&format!("client-{nth}"), CHAT, &chat("gpt-4o", "hello"));
+        calls.push(tokio::spawn(fetch(proxy.address(), asked)));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for call in calls {
+        let answer = call.await.expect("it ends");
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    }
+    assert_eq!((first.seen().len(), other.seen().len()), (3, 3), "each lets one go, and two wait");
+}
+
 /// An API that counts groups of requests, of which searches are used up.
 async fn github() -> Upstream {
     Upstream::start(|request| async move {
