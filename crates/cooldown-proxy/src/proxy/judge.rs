@@ -117,7 +117,7 @@ async fn streamed(
         Some(pause) => attempt.again(pause),
         None => {
             if !meter.has_begun() {
-                meter.listens_for_errors(kind, attempt.leg.keys.clone());
+                meter.listens_for_errors(attempt.leg.keys.clone());
             }
             attempt.pass(opening, Some(meter))
         }

@@ -13,7 +13,6 @@ use super::judge;
 use super::record::Record;
 use super::way;
 use super::worker::Worker;
-use crate::config::model::ProviderKind;
 use crate::pacing::Keys;
 use crate::provider::{Class, Estimate, FirstEvent, PromptSize, Usage, UsageHider, UsageReader, classify_in_place};
 
@@ -32,8 +31,8 @@ pub(super) struct Meter {
     estimate: Estimate,
     reader: UsageReader,
     hider: Option<UsageHider>,
-    /// What a stream that has not begun yet may still be refused for: the kind of API, and the keys that concern it.
-    refusable: Option<(ProviderKind, Keys)>,
+    /// The keys for which a stream that has not begun yet may still be refused.
+    refusable: Option<Keys>,
 }
 
 impl Meter {
@@ -88,15 +87,16 @@ impl Meter {
     }
 
     /// The stream goes on without its first token: should it be an error, that is still heard.
-    pub(super) fn listens_for_errors(&mut self, kind: ProviderKind, keys: Keys) {
-        self.refusable = Some((kind, keys));
+    pub(super) fn listens_for_errors(&mut self, keys: Keys) {
+        self.refusable = Some(keys);
     }
 
     /// What an error says that came in the place of the first token, too late to be tried again; and in a word.
     pub(super) fn late_refusal(&mut self) -> Option<(Observation, &'static str)> {
-        let (kind, keys) = self.refusable.take()?;
+        let keys = self.refusable.take()?;
         let Some(FirstEvent::Error(error)) = self.reader.first_event() else { return None };
         let until = |wait: Option<Duration>| wait.map(|wait| self.worker.site.pacing().clock().now().after(wait));
+        let kind = self.worker.site.routes[self.route].kind;
         match classify_in_place(kind, &HeaderMap::new(), error, judge::now()) {
             Class::Limit { axis, scope, wait, .. } => {
                 Some((Observation::Refused { key: keys.of(scope), unit: axis, until: until(wait) }, "limit"))
