@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cooldown_proxy::demo::{Dice, FIRST_BACKOFF};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use tokio::task::JoinSet;
@@ -22,8 +23,6 @@ const GREEDY: usize = 32;
 
 /// How often the SDK tries again.
 const RETRIES: u32 = 2;
-const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
 /// A longer wait than this the SDK does not believe.
 const LONGEST_HINT: Duration = Duration::from_secs(60);
 /// So that a server that is gone is not asked in a tight loop.
@@ -42,9 +41,6 @@ pub(crate) enum Sizes {
     /// Between 11 and 250 tokens of prompt, and between 8 and 64 of answer.
     Varied,
 }
-
-/// Numbers that are spread well enough for sizes and jitter, and the same in each run.
-struct Dice(u64);
 
 struct Client {
     name: HeaderValue,
@@ -67,7 +63,7 @@ pub(crate) fn start(target: SocketAddr, sizes: Sizes, each: usize, tally: &Rc<Re
 impl Client {
     fn new(target: SocketAddr, sizes: Sizes, place: usize, number: usize) -> Self {
         let name = HeaderValue::from_str(&format!("client-{place}")).expect("letters and digits");
-        Self { name, caller: Caller::new(target, None), sizes, dice: Dice(number as u64) }
+        Self { name, caller: Caller::new(target, None), sizes, dice: Dice::new(number as u64) }
     }
 
     async fn call_for_ever(mut self, place: usize, tally: Rc<RefCell<Tally>>) {
@@ -124,7 +120,7 @@ impl Client {
                 }
             };
             if retry < RETRIES {
-                sleep(hint.unwrap_or_else(|| self.backoff(retry))).await;
+                sleep(hint.unwrap_or_else(|| self.dice.backoff(retry))).await;
             }
         }
         false
@@ -150,38 +146,5 @@ impl Client {
             .header(CLIENT, &self.name)
             .body(Full::new(Bytes::from(body.to_string())))
             .expect("a valid request")
-    }
-
-    /// 0.5 s, then twice as long each time up to 8 s, less up to a quarter.
-    fn backoff(&mut self, retry: u32) -> Duration {
-        let full = FIRST_BACKOFF.saturating_mul(1 << retry.min(8)).min(LONGEST_BACKOFF);
-        full.mul_f64(1.0 - 0.25 * self.dice.roll())
-    }
-}
-
-impl Dice {
-    /// Between 0 and 1 (splitmix64).
-    fn roll(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn between(&mut self, least: usize, most: usize) -> usize {
-        least + (self.roll() * (most - least + 1) as f64) as usize
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_stay_within_their_bounds_and_reach_both() {
-        let mut dice = Dice(7);
-        let rolled: Vec<usize> = (0..10_000).map(|_| dice.between(8, 64)).collect();
-        assert_eq!((rolled.iter().min(), rolled.iter().max()), (Some(&8), Some(&64)));
     }
 }

@@ -10,6 +10,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
 use tokio::task::JoinSet;
 
+use super::dice::Dice;
 use super::tally::Tally;
 use crate::load::Wire;
 use crate::upstream::Endpoint;
@@ -21,8 +22,6 @@ pub(super) const GREEDY: usize = 32;
 
 /// How often the SDK tries again.
 const RETRIES: u32 = 2;
-const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
 /// So that a server that is gone is not asked in a tight loop.
 const PAUSE_AFTER_GIVING_UP: Duration = Duration::from_millis(50);
 
@@ -36,9 +35,6 @@ struct Caller {
     dice: Dice,
 }
 
-/// Numbers that are spread well enough for jitter, and the same in each run.
-struct Dice(u64);
-
 /// Starts the crowd on the current [`LocalSet`](tokio::task::LocalSet); it stops when the set is dropped.
 ///
 /// Every request is counted in `tally`, whose waits are what exceeds `latency`, the time that an answer takes anyway.
@@ -46,7 +42,7 @@ pub(super) fn start(target: SocketAddr, latency: Duration, tally: &Rc<RefCell<Ta
     let mut crowd = JoinSet::new();
     let greedy = std::iter::repeat_n(0, GREEDY);
     for (number, client) in greedy.chain(0..CLIENTS).enumerate() {
-        let caller = Caller { client, target, wire: Wire::to(Endpoint::plain(target)), dice: Dice(number as u64) };
+        let caller = Caller { client, target, wire: Wire::to(Endpoint::plain(target)), dice: Dice::new(number as u64) };
         crowd.spawn_local(caller.call_for_ever(latency, Rc::clone(tally)));
     }
     crowd
@@ -69,7 +65,7 @@ impl Caller {
     async fn call(&mut self, tally: &RefCell<Tally>) -> bool {
         for retry in 0..=RETRIES {
             if retry > 0 {
-                tokio::time::sleep(self.backoff(retry - 1)).await;
+                tokio::time::sleep(self.dice.backoff(retry - 1)).await;
             }
             tally.borrow_mut().sent();
             match self.send().await {
@@ -92,38 +88,5 @@ impl Caller {
             .header("x-cooldown-client", format!("client-{}", self.client + 1))
             .body(Full::new(Bytes::from_static(BODY)))?;
         Ok(self.wire.send(request).await?.status)
-    }
-
-    /// 0.5 s, then twice as long each time up to 8 s, less up to a quarter.
-    fn backoff(&mut self, retry: u32) -> Duration {
-        let full = FIRST_BACKOFF.saturating_mul(1 << retry.min(8)).min(LONGEST_BACKOFF);
-        full.mul_f64(1.0 - 0.25 * self.dice.roll())
-    }
-}
-
-impl Dice {
-    /// Between 0 and 1 (splitmix64).
-    fn roll(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clients_back_off_as_the_sdk_does() {
-        let target = SocketAddr::from(([127, 0, 0, 1], 1));
-        let wire = Wire::to(Endpoint::plain(target));
-        let mut caller = Caller { client: 0, target, wire, dice: Dice(7) };
-        for (retry, full) in [(0, 0.5), (1, 1.0), (2, 2.0), (4, 8.0), (20, 8.0)] {
-            let backoff = caller.backoff(retry).as_secs_f64();
-            assert!((0.75 * full..=full).contains(&backoff), "retry {retry}: {backoff} s");
-        }
     }
 }

@@ -2,6 +2,7 @@
 //! the proxy.
 
 mod crowd;
+mod dice;
 pub mod in_process;
 pub mod mock;
 mod screen;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::LocalSet;
 
+pub use dice::{Dice, FIRST_BACKOFF};
 pub use tally::Figures;
 
 use crowd::{CLIENTS, GREEDY};
