@@ -129,13 +129,15 @@ impl Arrival {
 
     /// Whether its body must be read before anything else: for its model, or for its tokens.
     pub(super) fn wants_reading(&self, site: &Site) -> bool {
+        if !matches!(self.head.method, Method::POST | Method::PUT | Method::PATCH) {
+            return false;
+        }
         let matters = match self.led {
             Led::To(Matched { route, .. }) => site.routes[route].api.is_some(),
             // What is too long to be read can still take the route for everything else.
             Led::ByModel { otherwise } => otherwise.is_none() || self.body.size_hint().lower() <= site.max_body as u64,
         };
-        let can_tell = self.may_be_json(site) || call::model_in_path(&self.head).is_some();
-        matters && can_tell && matches!(self.head.method, Method::POST | Method::PUT | Method::PATCH)
+        matters && (self.may_be_json(site) || call::model_in_path(&self.head).is_some())
     }
 
     /// Whether its body is worth reading. One that does not say what it is may be a long upload: it is read only if it is
@@ -195,6 +197,7 @@ impl Arrival {
     /// Its fields for an attempt. A copy stays for the next one: this one gets the map that has room for more.
     pub(super) fn take_headers(&mut self) -> HeaderMap {
         let copy = self.head.headers.clone();
+        self.head.headers.reserve(headers::ADDED);
         std::mem::replace(&mut self.head.headers, copy)
     }
 
@@ -232,7 +235,9 @@ fn wanted_upgrade(head: &mut Parts) -> Option<OnUpgrade> {
 /// The credentials that a request carries for its upstream, in a field or in Gemini's way.
 fn credentials<'a>(head: &'a Parts, noted: &Noted, caller: &Caller) -> Option<&'a [u8]> {
     let in_fields = || caller::credentials(&head.headers, caller.token_field.as_ref()).map(HeaderValue::as_bytes);
-    let in_query =
-        || call::model_in_path(head).and_then(|_| caller::credentials_in_query(&head.uri)).map(str::as_bytes);
+    let in_query = || {
+        let key = caller::credentials_in_query(&head.uri)?;
+        call::model_in_path(head).map(|_| key.as_bytes())
+    };
     noted.credentials.then(in_fields).flatten().or_else(in_query)
 }

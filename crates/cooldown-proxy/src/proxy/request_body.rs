@@ -169,8 +169,11 @@ impl RequestBody {
         std::future::poll_fn(|cx| passing.0.borrow_mut().poll_whole(most, cx)).await?;
         let mut source = passing.0.borrow_mut();
         let held = Held::none(source.held.memory());
+        let bytes = source.joined();
+        // It is the reader's now: nothing is left to be sent from here.
+        source.kept.clear();
         Ok(Read {
-            bytes: source.joined(),
+            bytes,
             trailers: source.trailers.take().map(Box::new),
             held: Some(std::mem::replace(&mut source.held, held)),
         })
