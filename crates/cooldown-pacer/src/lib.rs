@@ -21,6 +21,7 @@
 //! assert!(matches!(departures[..], [Departure::Go(ticket, _)] if ticket == second));
 //! ```
 
+mod absorb;
 mod ask;
 mod bucket;
 mod cooldown;
@@ -43,6 +44,7 @@ mod taught;
 mod time;
 mod window;
 
+pub use absorb::Moved;
 pub use ask::{Admission, Ask, Departure, Flow, Key, LimitsId, Permit, Refusal, Spent, Ticket, Urgency, Weight, Why};
 pub use cost::{Cost, Unit};
 pub use known::{Closure, Room, Source};

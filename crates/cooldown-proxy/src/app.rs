@@ -14,8 +14,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::admin::{self, AdminState, Readiness};
-use crate::config::Config;
+use crate::config::{Config, Faults};
 use crate::proxy::Site;
+use crate::reload::{Live, Reloader};
 use crate::server::{Listeners, Phase, WorkerThread};
 use crate::telemetry::{AccessLog, Metrics};
 
@@ -25,7 +26,7 @@ pub struct App {
     listeners: Listeners,
     admin: Option<TcpListener>,
     admin_state: AdminState,
-    site: Arc<Site>,
+    live: Arc<Live>,
     header_timeout: Duration,
     drain_timeout: Duration,
 }
@@ -50,15 +51,15 @@ impl App {
             .with_context(|| format!("cannot listen on {}:{}", server.host, server.port))?;
         let admin = config.admin.as_ref().map(admin::bind).transpose()?;
         let metrics = Arc::new(Metrics::new());
-        let site = Arc::new(Site::new(config, Arc::clone(&metrics), access)?);
-        site.tell_limits();
+        let live = Live::new(config, Site::new(config, Arc::clone(&metrics), access)?);
+        live.tell_limits(&metrics);
         let admin_state = AdminState {
             metrics,
             readiness: Arc::new(Readiness::default()),
             token: config.admin.as_ref().and_then(|admin| admin.token.clone()),
         };
         let (header_timeout, drain_timeout) = (server.header_timeout, server.drain_timeout);
-        Ok(Self { listeners, admin, admin_state, site, header_timeout, drain_timeout })
+        Ok(Self { listeners, admin, admin_state, live, header_timeout, drain_timeout })
     }
 
     /// Where clients connect.
@@ -69,6 +70,16 @@ impl App {
     /// Where the admin listener is, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Puts another configuration in force while the proxy runs.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Puts in force whatever `source` reads, each time that it is told to.
+    pub fn reloader(&self, source: impl Fn() -> Result<Config, Faults> + Send + Sync + 'static) -> Reloader {
+        Reloader::new(Arc::clone(&self.live), source)
     }
 
     /// Its figures.
@@ -82,7 +93,7 @@ impl App {
     /// When a worker cannot be started, or dies.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let readiness = Arc::clone(&self.admin_state.readiness);
-        let (site, drain_timeout) = (Arc::clone(&self.site), self.drain_timeout);
+        let (live, drain_timeout) = (Arc::clone(&self.live), self.drain_timeout);
         let mut running = self.start()?;
         readiness.enter(admin::Phase::Serving);
         let died = tokio::select! {
@@ -92,7 +103,7 @@ impl App {
         readiness.enter(admin::Phase::Draining);
         tracing::info!("finishing what is under way");
         running.phase.send_replace(Phase::Draining(Instant::now() + drain_timeout));
-        site.pacing().shut_down(drain_timeout);
+        live.site().pacing().shut_down(drain_timeout);
         let ended = running.end().await;
         if died {
             bail!("a worker died; its last words are in the log");
@@ -104,8 +115,8 @@ impl App {
         let (phase, told) = watch::channel(Phase::Serving);
         let mut workers = Vec::with_capacity(self.listeners.workers.len());
         for (index, listeners) in self.listeners.workers.into_iter().enumerate() {
-            let site = Arc::clone(&self.site);
-            let worker = WorkerThread::start(index, listeners, site, self.header_timeout, told.clone());
+            let sites = self.live.sites();
+            let worker = WorkerThread::start(index, listeners, sites, self.header_timeout, told.clone());
             workers.push(worker.context("a worker cannot be started")?);
         }
         let admin = match self.admin {

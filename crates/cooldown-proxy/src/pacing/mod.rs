@@ -5,6 +5,7 @@
 //! them live in one pacer.
 
 mod alarm;
+mod carried;
 mod clock;
 mod keys;
 mod line;
@@ -27,6 +28,7 @@ pub use line::{Admission, Line, Outcome, Permit, Place};
 use crate::config::{Config, ModelGlob};
 use crate::proxy::route::HostTable;
 use alarm::AlarmThread;
+use carried::{Carried, Owner};
 use keys::Pools;
 use room::Labels;
 
@@ -43,9 +45,10 @@ pub struct Pacing {
     /// Keys that a person could name.
     named: Vec<room::Named>,
     labels: Labels,
-    pools: Pools,
     hasher: RandomState,
-    _alarm: AlarmThread,
+    /// What a reload finds again.
+    carried: Carried,
+    alarm: Arc<AlarmThread>,
 }
 
 /// What paces the requests of one route. Each list may be empty: then there is only what its upstream teaches.
@@ -56,6 +59,8 @@ struct RouteLimits {
     lists: Lists,
     /// The limits of domains without an entry.
     default: Option<LimitsId>,
+    /// Which groups of requests its upstream forms.
+    pools: Arc<Pools>,
 }
 
 /// The lists of limits that one route's requests can be concerned by.
@@ -65,6 +70,8 @@ struct Lists {
     upstream: LimitsId,
     /// Of each API key.
     key: LimitsId,
+    /// What each key of ours is counted under.
+    subjects: Vec<u64>,
     /// Of each model, for each API key.
     model: LimitsId,
     /// The same, as configured for the models that a glob matches.
@@ -90,7 +97,15 @@ impl Pacing {
     /// # Errors
     /// When the alarm's thread cannot be started.
     pub fn new(config: &Config) -> io::Result<Self> {
-        plan::Plan::of(config).build(config)
+        plan::Plan::of(config, &Carried::default()).build(config)
+    }
+
+    /// The pacers for a changed configuration. What stays goes on in the same lines: with all that has left, what
+    /// upstreams have taught, and who waits; its limits are the new ones from now on, also for requests that know only
+    /// this configuration.
+    pub fn reload(&self, config: &Config) -> Self {
+        let carried = self.carried.for_owners(&Owner::all(config));
+        plan::Plan::of(config, &carried).rebuild(config, carried, self)
     }
 
     /// The clock that everything here goes by.

@@ -37,12 +37,19 @@ pub(super) struct List {
 #[derive(Debug)]
 pub(super) struct Labels {
     lists: Vec<List>,
-    known: Mutex<HashMap<(usize, Key), Label, RandomState>>,
+    known: Arc<LabelTable>,
 }
 
+/// What keys are called. It outlives a reload: a key means the same ever after.
+pub(super) type LabelTable = Mutex<HashMap<Key, Label, RandomState>>;
+
 impl Labels {
-    pub(super) fn new(lists: Vec<List>) -> Self {
-        Self { lists, known: Mutex::default() }
+    pub(super) fn new(lists: Vec<List>, known: Arc<LabelTable>) -> Self {
+        Self { lists, known }
+    }
+
+    pub(super) fn known(&self) -> &Arc<LabelTable> {
+        &self.known
     }
 }
 
@@ -51,11 +58,10 @@ impl Pacing {
     /// upstreams have taught. Limits per credentials, and per host behind a wildcard, have keys that only requests know.
     pub fn room(&self) -> Vec<RoomFigure> {
         let configured = self.named.iter().flat_map(Named::room);
-        let now = self.clock.now();
         let learned = self.labels.lists.iter().flat_map(|list| {
-            let learned = list.line.learned(now, list.limits);
+            let learned = list.line.learned(list.limits);
             learned.into_iter().filter_map(|(key, room)| {
-                let label = self.label(&list.line, key)?;
+                let label = self.label(key)?;
                 Some(figure(Scope::Upstream, &list.upstream, &label, &room))
             })
         });
@@ -69,9 +75,9 @@ impl Pacing {
     pub fn cooldowns(&self) -> Vec<CooldownFigure> {
         let now = self.clock.now();
         let closures = self.labels.lists.iter().flat_map(|list| {
-            let closed = list.line.closed(now, list.limits);
+            let closed = list.line.closed(list.limits);
             closed.into_iter().filter_map(|closure| {
-                let Label { key, model } = self.label(&list.line, closure.key)?;
+                let Label { key, model } = self.label(closure.key)?;
                 let left = closure.until.since(now);
                 let (key, model) = (key.map(String::from), model.map(String::from));
                 Some(CooldownFigure { upstream: list.upstream.clone(), key, model, left })
@@ -83,27 +89,29 @@ impl Pacing {
             .collect()
     }
 
-    /// Remembers what a person calls a key.
+    /// Remembers what a person calls a key of a route, if there is anything to tell of it.
     pub fn name(&self, route: usize, key: Key, label: impl FnOnce() -> Label) {
-        let line = Arc::as_ptr(self.line(route)).addr();
+        if !self.line(route).has_learned(key) {
+            return;
+        }
         let mut known = self.labels.known.lock();
-        if known.len() >= MOST_LABELS && !known.contains_key(&(line, key)) {
-            known.retain(|(line, key), _| self.is_known(*line, *key));
+        if known.len() >= MOST_LABELS && !known.contains_key(&key) {
+            known.retain(|key, _| self.is_known(*key));
         }
         if known.len() < MOST_LABELS {
-            known.entry((line, key)).or_insert_with(label);
+            known.entry(key).or_insert_with(label);
         }
     }
 
-    /// Whether there is anything to tell of a key, whose line is at this address.
-    fn is_known(&self, line: usize, key: Key) -> bool {
-        let line = self.lines.iter().find(|other| Arc::as_ptr(other).addr() == line);
-        line.is_some_and(|line| line.has_learned(key))
+    /// Whether there is anything to tell of a key.
+    fn is_known(&self, key: Key) -> bool {
+        let list = self.labels.lists.iter().find(|list| list.limits == key.limits);
+        list.is_some_and(|list| list.line.has_learned(key))
     }
 
     /// A key that stands for all of an upstream needs no name.
-    fn label(&self, line: &Arc<Line>, key: Key) -> Option<Label> {
-        let known = self.labels.known.lock().get(&(Arc::as_ptr(line).addr(), key)).cloned();
+    fn label(&self, key: Key) -> Option<Label> {
+        let known = self.labels.known.lock().get(&key).cloned();
         known.or_else(|| (key == Key::whole(key.limits)).then(Label::default))
     }
 }

@@ -1,6 +1,7 @@
 //! An API with models and keys: what is known of one provider.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const REST: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(super) struct Api {
     pub charge: Charge,
-    pub estimator: Estimator,
+    pub estimator: Arc<Estimator>,
     /// Our own keys; none where callers bring theirs.
     pub keys: Vec<ApiKey>,
     /// The provider's names of models that callers call otherwise.
@@ -39,7 +40,7 @@ pub(super) struct ApiKey {
     /// Marked as sensitive: it is never shown.
     pub value: HeaderValue,
     /// Until when it is left alone, in the pacing clock's nanoseconds.
-    rests_until: AtomicU64,
+    rests_until: Arc<AtomicU64>,
 }
 
 impl Api {
@@ -52,11 +53,23 @@ impl Api {
         let alias = |(alias, model): &(String, String)| (alias.as_str().into(), model.as_str().into());
         Self {
             charge: provider.charge,
-            estimator: Estimator::default(),
+            estimator: Arc::default(),
             keys,
             aliases: provider.model_aliases.iter().map(alias).collect(),
             unified_base: provider.unified_base,
             fallback: provider.fallback,
+        }
+    }
+}
+
+impl Api {
+    /// Knows from now on what the same provider knew under another configuration.
+    pub(super) fn go_on_from(&mut self, before: &Self) {
+        self.estimator = Arc::clone(&before.estimator);
+        for key in &mut self.keys {
+            if let Some(before) = before.keys.iter().find(|before| before.value == key.value) {
+                key.rests_until = Arc::clone(&before.rests_until);
+            }
         }
     }
 }
@@ -71,7 +84,7 @@ impl ApiKey {
         };
         let mut value = HeaderValue::from_str(&text).ok()?;
         value.set_sensitive(true);
-        Some(Self { field, value, rests_until: AtomicU64::new(0) })
+        Some(Self { field, value, rests_until: Arc::default() })
     }
 }
 

@@ -40,4 +40,4 @@ pub use error::{ProxyError, Speech};
 pub use peer::Peer;
 pub use serve::serve;
 pub use site::Site;
-pub use worker::{InFlight, Worker};
+pub use worker::{Current, InFlight, Worker};
