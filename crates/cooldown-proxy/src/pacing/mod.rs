@@ -105,7 +105,21 @@ impl Pacing {
     /// this configuration.
     pub fn reload(&self, config: &Config) -> Self {
         let carried = self.carried.for_owners(&Owner::all(config));
-        plan::Plan::of(config, &carried).rebuild(config, carried, self)
+        let next = plan::Plan::of(config, &carried).rebuild(config, carried, self);
+        if self.counts_keys_otherwise(&next) {
+            // What is called the first key may be another one now.
+            self.labels.known().lock().retain(|_, label| label.key.is_none());
+        }
+        next
+    }
+
+    /// Whether a key of ours has another place in its list than after a reload.
+    fn counts_keys_otherwise(&self, next: &Self) -> bool {
+        let pairs = self.routes.iter().flat_map(|before| next.routes.iter().map(move |after| (&before.lists, &after.lists)));
+        let moved = |(before, after): (&Lists, &Lists)| {
+            before.key == after.key && before.subjects.iter().zip(&after.subjects).any(|(before, after)| before != after)
+        };
+        pairs.into_iter().any(moved)
     }
 
     /// The clock that everything here goes by.

@@ -22,6 +22,7 @@ mod models;
 mod promises;
 mod providers;
 mod refusals;
+mod reload;
 mod retries;
 mod routing;
 mod sdk;
