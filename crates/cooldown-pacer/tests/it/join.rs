@@ -71,7 +71,9 @@ fn what_has_left_stays_counted_and_what_is_given_back_returns() {
     wait(&mut one, 6 * MILLI, asks(1, &[ONE]));
     wait(&mut one, 6 * MILLI, asks(1, &[OTHER]));
     settle_all(&mut one, 7 * MILLI, permits.into_iter().chain([kept, both]));
-    leave(&mut one, 60 * SECOND).into_iter().for_each(|(.., permit)| one.settle(at(60 * SECOND), permit, Spent::AsEstimated));
+    leave(&mut one, 60 * SECOND)
+        .into_iter()
+        .for_each(|(.., permit)| one.settle(at(60 * SECOND), permit, Spent::AsEstimated));
     assert_eq!(one.keys_in_use(at(3600 * SECOND)), 0, "nothing leaks");
 }
 
@@ -89,10 +91,13 @@ fn who_waits_keeps_its_order_and_can_leave_the_line() {
     settle_all(&mut one, 3 * MILLI, [first, second]);
     let tickets: Vec<Ticket> = tickets.iter().map(|ticket| moved.ticket(*ticket).expect("it waits")).collect();
     assert!(one.cancel(at(4 * MILLI), tickets[1]), "a moved ticket leaves the line");
-    let left: Vec<Ticket> = leave(&mut one, 10 * SECOND).into_iter().map(|(_, ticket, permit)| {
-        one.settle(at(10 * SECOND), permit, Spent::AsEstimated);
-        ticket
-    }).collect();
+    let left: Vec<Ticket> = leave(&mut one, 10 * SECOND)
+        .into_iter()
+        .map(|(_, ticket, permit)| {
+            one.settle(at(10 * SECOND), permit, Spent::AsEstimated);
+            ticket
+        })
+        .collect();
     assert_eq!(left, [tickets[0], tickets[2], tickets[3]]);
 }
 

@@ -87,7 +87,8 @@ impl Alarm {
 
 impl Deadlines {
     fn take_due(&mut self, now: Instant) -> Vec<Weak<Line>> {
-        let due = self.lines.iter_mut().filter_map(|(_, (line, due))| due.take_if(|due| *due <= now).map(|_| line.clone()));
+        let due =
+            self.lines.iter_mut().filter_map(|(_, (line, due))| due.take_if(|due| *due <= now).map(|_| line.clone()));
         due.collect()
     }
 }

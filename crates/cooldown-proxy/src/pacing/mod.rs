@@ -115,9 +115,11 @@ impl Pacing {
 
     /// Whether a key of ours has another place in its list than after a reload.
     fn counts_keys_otherwise(&self, next: &Self) -> bool {
-        let pairs = self.routes.iter().flat_map(|before| next.routes.iter().map(move |after| (&before.lists, &after.lists)));
+        let pairs =
+            self.routes.iter().flat_map(|before| next.routes.iter().map(move |after| (&before.lists, &after.lists)));
         let moved = |(before, after): (&Lists, &Lists)| {
-            before.key == after.key && before.subjects.iter().zip(&after.subjects).any(|(before, after)| before != after)
+            before.key == after.key
+                && before.subjects.iter().zip(&after.subjects).any(|(before, after)| before != after)
         };
         pairs.into_iter().any(moved)
     }

@@ -149,10 +149,13 @@ mod tests {
     use super::*;
     use crate::config;
 
+    fn config(routes: &str) -> config::Config {
+        let text = format!("server: {{host: localhost, port: 1}}\nroutes: {{{routes}}}");
+        config::parse("test.yaml", &text, &|_: &str| None).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
     fn pacing() -> Pacing {
-        let text = "server: {host: localhost, port: 1}\nroutes: {\"*\": \"http://localhost\"}";
-        let config = config::parse("test.yaml", text, &|_: &str| None).unwrap_or_else(|faults| panic!("{faults}"));
-        Pacing::new(&config).expect("a thread")
+        Pacing::new(&config("\"*\": \"http://localhost\"")).expect("a thread")
     }
 
     /// Closes a model for this long and names it.
@@ -186,5 +189,55 @@ mod tests {
         assert_eq!(names.len(), MOST_LABELS);
         close(&pacing, "one too many", Duration::from_secs(600));
         assert_eq!(closed(&pacing), names, "there are no more names than that");
+    }
+
+    #[test]
+    fn what_is_closed_stays_closed_and_named_over_reloads_and_renames() {
+        let pacing = pacing();
+        close(&pacing, "model", Duration::from_secs(600));
+        let next = pacing.reload(&config("a: \"http://elsewhere\", \"*\": \"http://localhost\""));
+        assert_eq!(closed(&next), closed(&pacing));
+        assert!(!closed(&next).is_empty());
+        let renamed = next.reload(&config("b: \"http://localhost\""));
+        assert_eq!(closed(&renamed), closed(&pacing));
+        let moved = renamed.reload(&config("b: \"http://another\""));
+        assert!(closed(&moved).is_empty(), "another upstream has closed nothing");
+        let back = moved.reload(&config("b: \"http://localhost\""));
+        assert_eq!(closed(&back), closed(&pacing), "it was remembered");
+    }
+
+    #[test]
+    fn a_limit_is_found_again_by_what_it_is_for() {
+        let limited = |a: u32, more: &str| {
+            config(&format!("a: {{upstream: \"http://x\", limits: {{requests: \"{a}/min, burst {a}\"}}}}{more}"))
+        };
+        let left = |pacing: &Pacing| pacing.room().iter().find(|figure| figure.name == "a").map(|figure| figure.room);
+        let pacing = Pacing::new(&limited(10, "")).expect("a thread");
+        for _ in 0..4 {
+            let keys = pacing.keys(0, Credential::None, None, "/", &pacing.common_keys(None, "", None));
+            let Admission::Go(mut permit) = pacing.line(0).admit(Ask::new(Flow(1), keys.all().iter().copied()), false)
+            else {
+                panic!("there is room")
+            };
+            permit.sent(false);
+        }
+        assert_eq!(left(&pacing), Some(6));
+        let next = pacing.reload(&limited(20, ", b: \"http://y\""));
+        assert_eq!(left(&next), Some(16));
+        let joined = next.reload(&{
+            let mut joined = limited(20, ", b: \"http://y\"");
+            joined.domain_limits.push(config::model::DomainLimits {
+                name: "*".to_owned(),
+                rule: config::model::Match::Any,
+                per_host: false,
+                limits: joined.routes[0].limits.clone(),
+            });
+            joined
+        });
+        assert!(Arc::ptr_eq(joined.line(0), joined.line(1)), "one pacer for both");
+        assert_eq!(left(&joined), Some(16));
+        let apart = joined.reload(&limited(5, ", b: \"http://y\""));
+        assert!(Arc::ptr_eq(apart.line(0), apart.line(1)), "never split");
+        assert_eq!(left(&apart), Some(1));
     }
 }
