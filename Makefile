@@ -7,11 +7,12 @@ CARGO ?= cargo
 CONFIG ?= config.yaml.example
 SECONDS_SHOWN ?= 20
 SECONDS_EACH ?= 60
+BENCH_ARGS ?=
 
-.PHONY: help run demo test check build build-all bench fuzz setup
+.PHONY: help run demo test check build build-all bench guard guard-record fuzz setup
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Serve with config.yaml.example, or with CONFIG=your.yaml
 	$(CARGO) run --release --locked --bin cooldown-proxy -- --config $(CONFIG)
@@ -32,9 +33,15 @@ build: ## Build the release binary: target/release/cooldown-proxy
 build-all: ## Build every target that this machine can build into dist/, and say which were skipped
 	@packaging/build-all
 
-bench: ## Measure: micro benches, then CPU per request beside nginx
+bench: ## Measure beside other proxies; BENCH_ARGS=--quick for a look, --update to write README and docs
 	$(CARGO) bench --locked -p cooldown-bench
-	bench/compare/run.sh
+	bench/compare/run.py $(BENCH_ARGS)
+
+guard: setup ## Count the instructions of what is done for each request, and compare with what is recorded
+	@.ci/guard
+
+guard-record: setup ## The same, and record the counts
+	@.ci/guard --record
 
 fuzz: ## Fuzz every target for a minute, or for SECONDS_EACH=n; needs nightly Rust and cargo-fuzz
 	@fuzz/run $(SECONDS_EACH)

@@ -49,7 +49,8 @@ impl DocumentScanner {
                 at = self.pass_string(chunk, at, from);
                 continue;
             }
-            if self.depth > self.level {
+            // Below the members, long stretches without a mark are numbers; each is tried at its beginning.
+            if self.depth > self.level && chunk[at].is_ascii_digit() && (at == 0 || !chunk[at - 1].is_ascii_digit()) {
                 at += plain_prefix(&chunk[at..]);
                 if at == chunk.len() {
                     break;

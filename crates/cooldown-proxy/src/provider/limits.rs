@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use cooldown_pacer::{LONGEST_PERIOD, Unit};
 use foldhash::fast::FixedState;
-use http::HeaderMap;
 use http::header::{AGE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
 use super::unix_time::UnixTime;
@@ -164,7 +164,8 @@ impl Statement {
 /// Reads everything that a response with this `status` says about limits. `received` is when it came, for responses
 /// without a `Date`.
 pub fn read_limits(kind: ProviderKind, status: u16, headers: &HeaderMap, received: UnixTime) -> Said {
-    if !speak_of_limits(headers) {
+    let spoken = Spoken::of(headers);
+    if !spoken.any {
         return Said::default();
     }
     let now = UnixTime::of_response(headers, received);
@@ -174,9 +175,15 @@ pub fn read_limits(kind: ProviderKind, status: u16, headers: &HeaderMap, receive
         return said;
     }
     named::read(&dialect, status, headers, now, &mut said.statements);
-    ietf::read(&dialect, headers, &mut said.statements);
-    unified::read(headers, now, &mut said.statements);
-    shopify::read(headers, &mut said.statements);
+    if spoken.structured {
+        ietf::read(&dialect, headers, &mut said.statements);
+    }
+    if spoken.unified {
+        unified::read(headers, now, &mut said.statements);
+    }
+    if spoken.shopify {
+        shopify::read(headers, &mut said.statements);
+    }
     said.statements.truncate(MOST_STATEMENTS);
     said.statements.iter_mut().for_each(|statement| *statement = statement.believable());
     if status == 429 {
@@ -192,9 +199,36 @@ pub fn usual_scope(kind: ProviderKind) -> Scope {
 
 /// Whether a response has a field that is worth a look: most have none, and this is asked of each.
 pub fn speak_of_limits(headers: &HeaderMap) -> bool {
-    headers.keys().map(http::HeaderName::as_str).any(|name| {
-        matches!(name.as_bytes(), [b'a' | b'r' | b'x', ..]) && (name.contains("limit") || name.contains("retry-after"))
-    })
+    headers.keys().any(|name| may_speak_of_limits(name.as_str()))
+}
+
+fn may_speak_of_limits(name: &str) -> bool {
+    matches!(name.as_bytes(), [b'a' | b'r' | b'x', ..]) && (name.contains("limit") || name.contains("retry-after"))
+}
+
+/// Which readers have something to read, found in one pass over the names.
+#[derive(Debug, Default)]
+struct Spoken {
+    any: bool,
+    structured: bool,
+    unified: bool,
+    shopify: bool,
+}
+
+impl Spoken {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut spoken = Self::default();
+        for name in headers.keys().map(HeaderName::as_str).filter(|name| may_speak_of_limits(name)) {
+            spoken.any = true;
+            match name {
+                "ratelimit" | "ratelimit-policy" => spoken.structured = true,
+                "anthropic-ratelimit-unified-status" => spoken.unified = true,
+                "x-shopify-shop-api-call-limit" => spoken.shopify = true,
+                _ => {}
+            }
+        }
+        spoken
+    }
 }
 
 /// `retry-after-ms` before `Retry-After` (RFC 9110 §10.2.3), on errors only: elsewhere it speaks of redirects and jobs.
@@ -220,7 +254,8 @@ fn empty_until(statements: &[Statement]) -> Option<Duration> {
 }
 
 fn is_cached(headers: &HeaderMap) -> bool {
-    text(headers, AGE.as_str()).and_then(|age| age.trim().parse::<u64>().ok()).is_some_and(|age| age > 0)
+    let age = headers.get(AGE).and_then(|age| age.to_str().ok()?.trim().parse::<u64>().ok());
+    age.is_some_and(|age| age > 0)
 }
 
 /// A field's first value, if it is text.

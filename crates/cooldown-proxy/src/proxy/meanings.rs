@@ -27,6 +27,8 @@ type Name = (Key, Unit, Option<u64>);
 /// What was heard of one limit.
 #[derive(Debug, Clone, Copy)]
 struct Heard {
+    /// An earlier response that later ones are compared with, and when it came. It stays until one tells something: between
+    /// two that follow each other closely, a reset that stands still looks like one that runs down.
     said: Statement,
     at: Instant,
     /// Positive where resets looked like times to a full bucket, negative where they looked like ends of windows.
@@ -70,15 +72,25 @@ impl Meanings {
             heard.insert(name, Heard { said: *said, at: now, votes: 0, window: Window::default() });
             return (0, None);
         };
-        match tell_apart(&known.said, said, now.since(known.at)) {
+        let apart = now.since(known.at);
+        let meaning = tell_apart(&known.said, said, apart);
+        match meaning {
             Some(Meaning::ToFull) => known.votes = (known.votes + 1).min(MOST_VOTES),
             Some(Meaning::WindowEnd) => known.votes = (known.votes - 1).max(-MOST_VOTES),
             Some(Meaning::Unknown) | None => {}
         }
         known.window.hear(said);
-        (known.said, known.at) = (*said, now);
+        if meaning.is_some() || is_no_measure(&known.said, apart) {
+            (known.said, known.at) = (*said, now);
+        }
         (known.votes, known.window.believed)
     }
+}
+
+/// Whether nothing more can be told by comparing with a statement: nothing was used, or half of its time has passed.
+fn is_no_measure(said: &Statement, apart: Duration) -> bool {
+    let used = said.limit.zip(said.remaining).is_some_and(|(limit, left)| left < limit);
+    !used || said.reset.is_none_or(|reset| apart.saturating_mul(2) >= reset.after())
 }
 
 impl Window {
@@ -168,5 +180,18 @@ mod tests {
             .collect();
         assert!(matches!(refills[0], Refill::Steadily(_)), "as this kind of API has it");
         assert_eq!(refills[3], Refill::AtOnce(Duration::from_millis(300)));
+    }
+
+    #[test]
+    fn a_reset_that_stands_still_while_all_is_used_is_the_time_to_a_full_bucket() {
+        let (meanings, key) = (Meanings::default(), key());
+        // One response every 20 ms: no two that follow each other tell anything.
+        let refills = (0..40).map(|nth| {
+            let told = Statement { reset: Some(Reset::Unknown(Duration::from_millis(990))), ..said(0, 0, None) };
+            meanings.told(key, &told, at(20 * nth)).and_then(|told| told.refill).expect("a reset")
+        });
+        let refills: Vec<Refill> = refills.collect();
+        assert!(matches!(refills[0], Refill::AtOnce(_)), "nothing is counted on before anything is known");
+        assert!(matches!(refills[39], Refill::Steadily(_)));
     }
 }

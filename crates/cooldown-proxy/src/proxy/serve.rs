@@ -144,4 +144,26 @@ mod tests {
         let survived = survived(&worker, pin!(part)).await;
         assert!(matches!(survived, Err(ProxyError::Internal(_))), "{survived:?}");
     }
+
+    /// The size of what a function returns, without calling it.
+    fn size_of_answer<F: Future>(
+        _: &dyn Fn(&'static Rc<Worker>, &'static Rc<Peer>, bool, Request<Incoming>) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_answers_is_small() {
+        let sizes = [
+            // It holds `forward`, the record, and little else.
+            ("a request that waits", size_of_answer(&serve), 1700),
+            ("its record", size_of::<Record>(), 32),
+            ("a response that is streamed", size_of::<Relayed>(), 320),
+            ("a response's body", size_of::<ResponseBody>(), 48),
+        ];
+        for (what, size, most) in sizes {
+            println!("{what}: {size} of {most} bytes");
+            assert!(size <= most, "{what}: {size} bytes");
+        }
+    }
 }

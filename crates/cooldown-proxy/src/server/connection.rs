@@ -121,6 +121,27 @@ mod tests {
 
     use super::*;
 
+    /// The size of what a function returns, without calling it.
+    fn size_of_answer<F: Future>(
+        _: &dyn Fn(&'static Http, Rc<Current>, Rc<Connections>, TcpStream, SocketAddr) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_a_connection_holds_is_small() {
+        let sizes = [
+            // The future of a request is beside it, while there is one.
+            ("its task", size_of_answer(&Http::serve), 1100),
+            ("what it shares with its requests", size_of::<Peer>(), 192),
+            ("its timer", size_of::<Sleep>(), 128),
+        ];
+        for (what, size, most) in sizes {
+            println!("{what}: {size} of {most} bytes");
+            assert!(size <= most, "{what}: {size} bytes");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_client_that_never_sends_a_head_is_cut_in_time() {
         let peer = Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)));

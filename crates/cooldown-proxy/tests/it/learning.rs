@@ -67,6 +67,30 @@ async fn a_limit_that_is_told_is_kept_and_used(#[case] counting: Counting) {
     assert!(met.refused < 0.03 && met.used >= 0.95, "{met:?}");
 }
 
+#[rstest]
+#[case::sliding(Counting::SlidingWindow)]
+#[case::fixed(Counting::FixedWindow)]
+#[case::bucket(Counting::TokenBucket(std::num::NonZeroU32::new(50).expect("not zero")))]
+#[tokio::test]
+async fn what_is_told_beside_a_configured_limit_wastes_nothing(
+    #[case] counting: Counting,
+    #[values("providers:\n  openai: {endpoint: \"URL\", api_key: sk-1, ", "routes:\n  /openai: {upstream: \"URL\", ")]
+    way: &str,
+) {
+    let _timed = timed().await;
+    let limit = Allowance::new(Unit::Requests, 50, Duration::from_millis(990)).counted(counting);
+    let behaviour = Behaviour::new(Dialect::OpenAi).latency(Duration::from_millis(5)).limit(limit);
+    let upstream = LlmProvider::start(behaviour);
+    let proxy = Proxy::start(&format!("{}limits: {{requests: 50/s}}}}", way.replace("URL", &upstream.url())));
+    let lasting = 8 * SECOND;
+    let crowd = Crowd { address: proxy.address(), path: CHAT, clients: 32, lasting };
+    let answers = crowd.call(|_, _| chat("gpt-4o", "hello")).await;
+    assert!(answers.iter().all(|(answer, _)| answer.status == StatusCode::OK));
+    let used = upstream.accepted() as f64 / (50.0 * lasting.as_secs_f64());
+    println!("{used} used, {} refused", upstream.breaches());
+    assert!(upstream.breaches() == 0 && used >= 0.97, "{used} used, {} refused", upstream.breaches());
+}
+
 #[tokio::test]
 async fn a_limit_that_is_told_nowhere_is_found() {
     let _timed = timed().await;

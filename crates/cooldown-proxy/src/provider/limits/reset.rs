@@ -68,7 +68,7 @@ pub(super) fn believable(window: Duration) -> Duration {
 /// Tells what the resets of a limit mean, out of two statements about it that were made `apart` from each other.
 ///
 /// The end of a window comes nearer by exactly the time that passed, whatever was used; the time to a full bucket is in
-/// proportion to what is used. `None` while both would explain what was seen.
+/// proportion to what is used, or never comes nearer while more is used. `None` while both would explain what was seen.
 pub fn tell_apart(earlier: &Statement, later: &Statement, apart: Duration) -> Option<Meaning> {
     let limit = earlier.limit.filter(|limit| later.limit == Some(*limit))?;
     let used = |said: &Statement| Some(limit.saturating_sub(said.remaining?) as f64);
@@ -91,6 +91,9 @@ pub fn tell_apart(earlier: &Statement, later: &Statement, apart: Duration) -> Op
     match (fits(as_window_end), fits(as_to_full)) {
         (true, false) => Some(Meaning::WindowEnd),
         (false, true) => Some(Meaning::ToFull),
+        // An end that moves away before it has come is none. A sliding window is full again a window after the last request,
+        // however much is used.
+        (false, false) if after > as_window_end + tolerance => Some(Meaning::ToFull),
         _ => None,
     }
 }

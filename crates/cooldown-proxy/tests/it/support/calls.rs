@@ -20,6 +20,7 @@ pub(crate) fn post(path: &str, body: impl Into<Bytes>) -> Request<Body> {
 pub(crate) fn post_as(client: &str, path: &str, body: &Value) -> Request<Body> {
     let mut asked = post(path, body.to_string());
     asked.headers_mut().insert("x-cooldown-client", client.parse().expect("a name"));
+    asked.headers_mut().insert(header::AUTHORIZATION, "Bearer sk-callers".parse().expect("a value"));
     asked
 }
 
