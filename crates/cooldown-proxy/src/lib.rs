@@ -8,6 +8,7 @@ pub mod demo;
 pub mod pacing;
 pub mod provider;
 pub mod proxy;
+pub mod reload;
 pub mod server;
 pub mod status;
 pub mod telemetry;

@@ -25,6 +25,7 @@ mod rate;
 mod routes;
 pub mod secret;
 mod url;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;

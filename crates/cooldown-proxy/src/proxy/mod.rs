@@ -42,4 +42,4 @@ pub use overview::NoSuchUpstream;
 pub use peer::Peer;
 pub use serve::serve;
 pub use site::Site;
-pub use worker::{InFlight, Worker};
+pub use worker::{Current, InFlight, Worker};

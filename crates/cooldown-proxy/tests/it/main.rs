@@ -23,6 +23,7 @@ mod models;
 mod promises;
 mod providers;
 mod refusals;
+mod reload;
 mod retries;
 mod routing;
 mod sdk;
