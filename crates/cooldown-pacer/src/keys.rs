@@ -27,7 +27,7 @@ pub(crate) type KeySet = SmallVec<[KeyIndex; 4]>;
 /// Every key and its buckets.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
-    stated: Vec<Stated>,
+    stated: HashMap<LimitsId, Stated, RandomState>,
     table: Slab<KeyState>,
     index: HashMap<Key, KeyIndex, RandomState>,
     /// The fixed part of every guard, in nanoseconds.
@@ -63,7 +63,7 @@ pub(crate) struct KeyState {
 impl Keys {
     pub(crate) fn new(guard: u64, max_keys: usize) -> Self {
         Self {
-            stated: Vec::new(),
+            stated: HashMap::with_hasher(RandomState::default()),
             table: Slab::new(),
             index: HashMap::with_hasher(RandomState::default()),
             guard,
@@ -73,8 +73,23 @@ impl Keys {
     }
 
     pub(crate) fn add_limits(&mut self, limits: Vec<Limit>, teaching: Option<Teaching>) -> LimitsId {
-        self.stated.push(Stated { limits, teaching });
-        LimitsId(self.stated.len() as u32 - 1)
+        let unused = (self.stated.len() as u32..).map(LimitsId).find(|id| !self.stated.contains_key(id));
+        let id = unused.unwrap_or(LimitsId(u32::MAX));
+        self.stated.insert(id, Stated { limits, teaching });
+        id
+    }
+
+    /// Adds a list of limits under a name, or replaces it.
+    pub(crate) fn state(&mut self, now: u64, id: LimitsId, limits: Vec<Limit>, teaching: Option<Teaching>) {
+        match self.stated.get_mut(&id) {
+            None => _ = self.stated.insert(id, Stated { limits, teaching }),
+            Some(stated) => {
+                stated.teaching = teaching;
+                if stated.limits != limits {
+                    self.set_limits(now, id, limits);
+                }
+            }
+        }
     }
 
     /// Replaces a list of limits. Each goes on from what the buckets of its unit know: the one of the same period, else
@@ -88,7 +103,7 @@ impl Keys {
                 state.buckets.push(bucket);
             }
         }
-        if let Some(stated) = self.stated.get_mut(id.0 as usize) {
+        if let Some(stated) = self.stated.get_mut(&id) {
             stated.limits = limits;
         }
     }
@@ -118,11 +133,11 @@ impl Keys {
 
     /// The limits that a key has when nothing is known about it yet.
     pub(crate) fn stated(&self, id: LimitsId) -> &[Limit] {
-        self.stated.get(id.0 as usize).map_or(&[], |stated| &stated.limits)
+        self.stated.get(&id).map_or(&[], |stated| &stated.limits)
     }
 
     fn teaching(&self, id: LimitsId) -> Option<Teaching> {
-        self.stated.get(id.0 as usize)?.teaching
+        self.stated.get(&id)?.teaching
     }
 
     /// What is known of every key of a list of limits.
@@ -146,6 +161,30 @@ impl Keys {
             set.dedup();
         }
         set
+    }
+
+    /// Takes over the lists and keys of another pacer, whose lists have names of their own. Where each key is now.
+    pub(crate) fn absorb(&mut self, other: Self) -> HashMap<KeyIndex, KeyIndex, RandomState> {
+        self.stated.extend(other.stated);
+        let mut moved = HashMap::with_hasher(RandomState::default());
+        for (old, state) in other.table {
+            let key = state.key;
+            let new = self.table.insert(state) as KeyIndex;
+            self.index.insert(key, new);
+            moved.insert(old as KeyIndex, new);
+        }
+        self.sweep_in = self.table.len().max(SWEEP_FROM);
+        moved
+    }
+
+    /// Another fixed part of every guard, and another bound.
+    pub(crate) fn set_bounds(&mut self, now: u64, guard: u64, max_keys: usize) {
+        self.max_keys = max_keys;
+        if std::mem::replace(&mut self.guard, guard) != guard {
+            let lists: Vec<(LimitsId, Vec<Limit>)> =
+                self.stated.iter().map(|(id, stated)| (*id, stated.limits.clone())).collect();
+            lists.into_iter().for_each(|(id, limits)| self.set_limits(now, id, limits));
+        }
     }
 
     fn insert(&mut self, now: u64, key: Key) -> KeyIndex {

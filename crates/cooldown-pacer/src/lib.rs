@@ -21,6 +21,7 @@
 //! assert!(matches!(departures[..], [Departure::Go(ticket, _)] if ticket == second));
 //! ```
 
+mod absorb;
 mod ask;
 mod backlog;
 mod bucket;
@@ -45,6 +46,7 @@ mod taught;
 mod time;
 mod window;
 
+pub use absorb::Moved;
 pub use ask::{Admission, Ask, Departure, Flow, Key, LimitsId, Permit, Refusal, Spent, Ticket, Urgency, Weight, Why};
 pub use backlog::{Backlog, FlowBacklog};
 pub use cost::{Cost, Unit};

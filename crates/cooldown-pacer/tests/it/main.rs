@@ -3,6 +3,7 @@
 mod cooldowns;
 mod extremes;
 mod fairness;
+mod join;
 mod learning;
 mod noise;
 mod promises;

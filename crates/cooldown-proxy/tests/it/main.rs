@@ -24,6 +24,7 @@ mod models;
 mod promises;
 mod providers;
 mod refusals;
+mod reload;
 mod retries;
 mod routing;
 mod sdk;
