@@ -197,7 +197,11 @@ impl Pacer {
             return;
         }
         for &key in &permit.keys {
-            self.keys.get_mut(key).restamp(now, permit);
+            let state = self.keys.get_mut(key);
+            state.restamp(now, permit);
+            if state.estate.is_some() {
+                self.keys.restamp_heirs(key, now, permit, 0);
+            }
         }
         permit.at = now;
     }
@@ -211,6 +215,10 @@ impl Pacer {
             let state = self.keys.get_mut(index);
             state.settle(now, &permit, spent);
             freed |= state.waiting > 0;
+            if state.estate.is_some() {
+                self.keys.settle_heirs(index, now, &permit, spent, 0);
+                freed = true;
+            }
         }
         if freed {
             self.look_again();
@@ -267,7 +275,7 @@ impl Pacer {
         if self.keys.is_sweep_due() {
             self.sweep(now);
         }
-        self.keys.resolve(now, keys)
+        self.keys.resolve(now, self.granted, keys)
     }
 
     fn sweep(&mut self, now: u64) {

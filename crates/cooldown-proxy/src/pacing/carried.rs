@@ -59,6 +59,8 @@ pub(super) struct Known {
 pub(super) struct Carried {
     lists: HashMap<ListName, (Arc<Line>, LimitsId)>,
     known: HashMap<Owner, Known>,
+    /// Routes and providers of the configuration before that have another name in the next one.
+    renamed: Vec<(Owner, Owner)>,
     /// The number of the next new list.
     next: u32,
 }
@@ -80,6 +82,17 @@ impl Owner {
     fn new(is_provider: bool, name: &str, upstream: &Upstream) -> Self {
         let Upstream { tls, host, port, .. } = upstream;
         Self { is_provider, name: name.to_owned(), tls: *tls, host: host.clone(), port: *port }
+    }
+
+    /// Whether both lead to the same upstream.
+    pub(super) fn leads_where(&self, other: &Self) -> bool {
+        (self.tls, &self.host, self.port) == (other.tls, &other.host, other.port)
+    }
+
+    /// Whether requests of a route that is gone may be counted with another one's: both lead to the same upstream, with
+    /// credentials of the callers' own.
+    pub(super) fn stands_in_for(&self, other: &Self) -> bool {
+        !self.is_provider && self.is_like(other)
     }
 
     /// Whether both lead to the same upstream in the same way, whatever they are called.
@@ -135,6 +148,7 @@ impl Carried {
     /// the same upstream, if there is one such pair only: it was renamed.
     pub(super) fn for_owners(&self, new: &[Owner]) -> Self {
         let mut carried = self.clone();
+        carried.renamed.clear();
         let gone: Vec<&Owner> = self.known.keys().filter(|owner| !new.contains(owner)).collect();
         let come: Vec<&Owner> = new.iter().filter(|owner| !self.known.contains_key(owner)).collect();
         for owner in &come {
@@ -142,6 +156,7 @@ impl Carried {
             let is_only_one = come.iter().filter(|other| other.is_like(owner)).count() == 1;
             if let ([before], true) = (before.as_slice(), is_only_one) {
                 carried.rename(before, owner);
+                carried.renamed.push(((**before).clone(), (*owner).clone()));
             }
         }
         carried
@@ -155,6 +170,35 @@ impl Carried {
         self.lists = named.collect();
         let known = self.known.remove(before);
         self.known.extend(known.map(|known| (after.clone(), known)));
+    }
+
+    /// The place among these owners of the one that goes on where another one stops.
+    pub(super) fn successor(&self, before: &Owner, owners: &[Owner]) -> Option<usize> {
+        let renamed = self.renamed.iter().find(|(old, _)| old == before).map_or(before, |(_, new)| new);
+        let same = owners.iter().position(|owner| owner == renamed);
+        same.or_else(|| owners.iter().position(|owner| owner.stands_in_for(before)))
+    }
+
+    /// All routes and providers that are known.
+    pub(super) fn owners(&self) -> impl Iterator<Item = &Owner> {
+        self.known.keys()
+    }
+
+    /// A route or provider itself, and all that are gone and led to the same upstream: what was in flight or counted there
+    /// concerns its limits. One that is new has to do with those that stay as well.
+    pub(super) fn joined_by(&self, owner: &Owner, config: &Config) -> Vec<Owner> {
+        let all = Owner::all(config);
+        let is_new = !self.known.contains_key(owner);
+        let others = self.owners().filter(|other| *other != owner && other.leads_where(owner));
+        let others = others.filter(|other| is_new || !all.contains(other));
+        std::iter::once(owner).chain(others).cloned().collect()
+    }
+
+    /// Whether both have API keys of ours, and none in common.
+    pub(super) fn uses_other_keys(&self, one: &Owner, other: &Owner) -> bool {
+        let keys = |owner| self.known.get(owner).map_or(&[][..], |known| known.keys.as_slice());
+        let (one, other) = (keys(one), keys(other));
+        !one.is_empty() && !other.is_empty() && !one.iter().any(|key| other.contains(key))
     }
 
     /// The line that a list lives in.

@@ -103,12 +103,29 @@ impl Keys {
 impl Pacing {
     /// The keys that concern a request to `route` by these credentials for this model, beside the common ones.
     pub fn keys(&self, route: usize, by: Credential, model: Option<&str>, path: &str, common: &CommonKeys) -> Keys {
-        let RouteLimits { lists, pools, .. } = &self.routes[route];
-        let credential = match by {
+        self.keys_of(route, self.subject(route, by), model, path, common)
+    }
+
+    /// What a request by these credentials is counted under.
+    pub(super) fn subject(&self, route: usize, by: Credential) -> Option<u64> {
+        match by {
             Credential::None => None,
-            Credential::Ours(index) => Some(lists.subjects.get(index).copied().unwrap_or(index as u64)),
+            Credential::Ours(index) => {
+                Some(self.routes[route].lists.subjects.get(index).copied().unwrap_or(index as u64))
+            }
             Credential::Callers(hash) => Some(hash),
-        };
+        }
+    }
+
+    pub(super) fn keys_of(
+        &self,
+        route: usize,
+        credential: Option<u64>,
+        model: Option<&str>,
+        path: &str,
+        common: &CommonKeys,
+    ) -> Keys {
+        let RouteLimits { lists, pools, .. } = &self.routes[route];
         let subject = credential.unwrap_or_default();
         let upstream = Key::whole(lists.upstream);
         let key = credential.map(|subject| Key { limits: lists.key, subject });

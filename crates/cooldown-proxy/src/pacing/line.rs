@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cooldown_pacer::{
-    Ask, Backlog, Closure, Cost, Departure, Instant, Key, Lesson, Limit, LimitsId, Moved, Observation, Pacer, Refusal,
-    Room, Settings, Spent, Teaching, Ticket,
+    Ask, Backlog, Closure, Cost, Departure, Instant, Key, Lesson, LimitsId, Moved, Observation, Pacer, Refusal, Room,
+    Settings, Spent, Ticket,
 };
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::alarm::Alarm;
+use super::change::{Change, Legacy, Statement};
 use super::clock::Clock;
 
 /// A permit is stamped again when its request is written later than this after the grant; the guard covers less.
@@ -50,6 +51,8 @@ struct Inner {
     departures: Vec<Departure>,
     /// Answers to hand over once the lock is released.
     told: Told,
+    /// The number of the configuration that last changed which lists concern requests here.
+    configuration: u32,
     /// Another line has taken over everything.
     moved: Option<(Arc<Line>, Moved)>,
 }
@@ -63,6 +66,8 @@ pub enum Admission {
     Wait(Place),
     /// It cannot be served in time.
     Refuse(Refusal),
+    /// Other limits may concern it by now: it asks again.
+    Outdated,
 }
 
 /// What a place in the line comes to.
@@ -72,7 +77,8 @@ pub enum Outcome {
     Go(Permit),
     /// Its wait budget ended.
     Refuse(Refusal),
-    /// What it waited for has closed for long: it has left the line, and asks again by the way that is best now.
+    /// What it waited for has closed for long, or other limits concern it now: it has left the line, and asks again by the
+    /// way that is best now.
     Elsewhere,
     /// The proxy shuts down before its turn.
     ShutDown,
@@ -117,6 +123,7 @@ impl Line {
             armed: None,
             departures: Vec::new(),
             told: Told::new(),
+            configuration: 0,
             moved: None,
         };
         Arc::new_cyclic(|line| {
@@ -125,14 +132,38 @@ impl Line {
         })
     }
 
-    /// Adds a list of limits, or replaces it: what has left stays counted, and who waits goes on waiting.
-    pub(super) fn state_limits(self: &Arc<Self>, id: LimitsId, limits: &[Limit], teaching: Option<Teaching>) {
-        self.decide(|inner, now, _| inner.pacer.state_limits(now, id, limits.to_vec(), teaching));
+    /// Makes a change of its limits, all of it at one instant. What has left stays counted. Who waits goes on waiting, or
+    /// asks again if other lists may concern it now.
+    pub(super) fn change(self: &Arc<Self>, change: &Change) {
+        self.decide(|inner, now, _| {
+            if let Some(number) = change.regroups {
+                inner.configuration = number;
+                let all: Vec<Ticket> = inner.waiting.keys().copied().collect();
+                inner.send_away(now, all, || Outcome::Elsewhere);
+            }
+            for Statement { id, limits, teaching, .. } in &change.statements {
+                inner.pacer.state_limits(now, *id, limits.clone(), *teaching);
+            }
+            let has_moved = change.loses || inner.pacer.remembers_gone_limits(now);
+            for Statement { id, legacy, .. } in &change.statements {
+                match legacy {
+                    Legacy::Of(from) => inner.pacer.inherit(now, *id, from.clone()),
+                    Legacy::OfMoved(from) if has_moved => inner.pacer.inherit(now, *id, from.clone()),
+                    Legacy::OfMoved(_) | Legacy::None => {}
+                }
+            }
+        });
     }
 
-    /// Lets those go at once who wait for nothing but this list of limits.
-    pub(super) fn lift_limits(self: &Arc<Self>, id: LimitsId) {
-        self.decide(|inner, now, _| inner.pacer.set_limits(now, id, Vec::new()));
+    /// Whether a list of limits has any.
+    pub(super) fn has_limits(&self, id: LimitsId) -> bool {
+        self.look(|pacer, _| !pacer.limits(id).is_empty())
+    }
+
+    /// Whether this line, or the one that has taken it over, is that one.
+    pub(super) fn is_now(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        let moved = self.inner.lock().moved.as_ref().map(|(line, _)| Arc::clone(line));
+        moved.map_or_else(|| Arc::ptr_eq(self, other), |line| line.is_now(other))
     }
 
     /// Replaces what holds for all of it.
@@ -161,17 +192,23 @@ impl Line {
         });
     }
 
-    /// Asks to send a request. One that is `movable` could go another way, and is told when this one closes for long.
-    pub fn admit(self: &Arc<Self>, ask: Ask, movable: bool) -> Admission {
+    /// Asks to send a request, whose keys are those of the configuration of this number. One that is `movable` could go
+    /// another way, and is told when this one closes for long.
+    pub fn admit(self: &Arc<Self>, ask: Ask, movable: bool, configuration: u32) -> Admission {
         let keys: Option<KeyList> = movable.then(|| ask.keys.as_slice().into());
-        self.decide(|inner, now, line| match inner.pacer.admit(now, ask) {
-            cooldown_pacer::Admission::Go(permit) => Admission::Go(Permit::new(line, permit)),
-            cooldown_pacer::Admission::Refuse(refusal) => Admission::Refuse(refusal),
-            cooldown_pacer::Admission::Wait(ticket) => {
-                let (tell, outcome) = oneshot::channel();
-                inner.waiting.insert(ticket, tell);
-                keys.map(|keys| inner.movable.insert(ticket, keys));
-                Admission::Wait(Place { line: Arc::clone(line), ticket, outcome, over: false })
+        self.decide(|inner, now, line| {
+            if configuration < inner.configuration {
+                return Admission::Outdated;
+            }
+            match inner.pacer.admit(now, ask) {
+                cooldown_pacer::Admission::Go(permit) => Admission::Go(Permit::new(line, permit)),
+                cooldown_pacer::Admission::Refuse(refusal) => Admission::Refuse(refusal),
+                cooldown_pacer::Admission::Wait(ticket) => {
+                    let (tell, outcome) = oneshot::channel();
+                    inner.waiting.insert(ticket, tell);
+                    keys.map(|keys| inner.movable.insert(ticket, keys));
+                    Admission::Wait(Place { line: Arc::clone(line), ticket, outcome, over: false })
+                }
             }
         })
     }
@@ -498,7 +535,7 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use cooldown_pacer::{Flow, Rate, Unit};
+    use cooldown_pacer::{Flow, Limit, Rate, Unit};
 
     use super::super::alarm::AlarmThread;
     use super::*;
@@ -509,7 +546,10 @@ mod tests {
         let thread = AlarmThread::start(clock).expect("a thread");
         let line = Line::new(Settings::default(), clock, thread.alarm());
         let limits = LimitsId::new(0);
-        line.state_limits(limits, &[limit], None);
+        line.change(&Change {
+            statements: vec![Statement { id: limits, limits: vec![limit], teaching: None, legacy: Legacy::None }],
+            ..Change::default()
+        });
         (line, Key::whole(limits), thread)
     }
 
@@ -518,14 +558,14 @@ mod tests {
     }
 
     fn permit(line: &Arc<Line>, key: Key) -> Permit {
-        match line.admit(Ask::new(Flow(1), [key]), false) {
+        match line.admit(Ask::new(Flow(1), [key]), false, 0) {
             Admission::Go(permit) => permit,
             other => panic!("{other:?}"),
         }
     }
 
     fn place(line: &Arc<Line>, key: Key) -> Place {
-        match line.admit(Ask::new(Flow(1), [key]), false) {
+        match line.admit(Ask::new(Flow(1), [key]), false, 0) {
             Admission::Wait(place) => place,
             other => panic!("{other:?}"),
         }

@@ -6,16 +6,18 @@
 
 mod alarm;
 mod carried;
+mod change;
 mod clock;
 mod hand;
 mod keys;
 mod line;
 mod plan;
 mod room;
+mod succession;
 
 use std::hash::BuildHasher;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cooldown_pacer::{Key, LimitsId};
@@ -25,13 +27,16 @@ use smallvec::SmallVec;
 pub use clock::Clock;
 pub use keys::{Credential, Keys, Label};
 pub use line::{Admission, Line, Outcome, Permit, Place};
+pub use succession::{Asked, Concern, Wanted};
 
 use crate::config::{Config, ModelGlob};
 use crate::proxy::route::HostTable;
 use alarm::AlarmThread;
 use carried::{Carried, Owner};
 use keys::Pools;
+use plan::Group;
 use room::Labels;
+use succession::Next;
 
 /// Everything that is paced.
 #[derive(Debug)]
@@ -50,6 +55,16 @@ pub struct Pacing {
     /// What a reload finds again.
     carried: Carried,
     alarm: Arc<AlarmThread>,
+    /// Which lists each line holds.
+    groups: Vec<Group>,
+    /// By the index of the route.
+    owners: Vec<Owner>,
+    /// By the index of the client.
+    client_names: Vec<String>,
+    /// How many reloads came before.
+    number: u32,
+    /// What is in force in its place.
+    next: OnceLock<Next>,
 }
 
 /// What paces the requests of one route. Each list may be empty: then there is only what its upstream teaches.
@@ -103,14 +118,18 @@ impl Pacing {
 
     /// The pacers for a changed configuration. What stays goes on in the same lines: with all that has left, what
     /// upstreams have taught, and who waits; its limits are the new ones from now on, also for requests that know only
-    /// this configuration.
-    pub fn reload(&self, config: &Config) -> Self {
+    /// this configuration. To be done once.
+    pub fn reload(&self, config: &Config) -> Arc<Self> {
         let carried = self.carried.for_owners(&Owner::all(config));
-        let next = plan::Plan::of(config, &carried).rebuild(config, carried, self);
+        let (next, changes) = plan::Plan::of(config, &carried).rebuild(config, carried, self);
         if self.counts_keys_otherwise(&next) {
             // What is called the first key may be another one now.
             self.labels.known().lock().retain(|_, label| label.key.is_none());
         }
+        let next = Arc::new(next);
+        // First, so that who is told to ask again asks by it.
+        self.make_way(Arc::clone(&next));
+        changes.into_iter().for_each(|(line, change)| line.change(&change));
         next
     }
 

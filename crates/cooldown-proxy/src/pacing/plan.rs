@@ -7,16 +7,17 @@
 //! A reload joins as well what lived in one pacer before, so that a pacer is never split. Pacers that must be one from now
 //! on become one, with all that they know.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::BuildHasher;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cooldown_pacer::{Key, Limit, LimitsId, Settings, Teaching};
 use foldhash::quality::RandomState;
 
 use super::alarm::AlarmThread;
 use super::carried::{Carried, ListName, Owner};
+use super::change::{Change, Legacy, Statement};
 use super::clock::Clock;
 use super::keys::Label;
 use super::line::Line;
@@ -31,6 +32,9 @@ use crate::telemetry::Scope;
 /// At most this many buckets and flows are kept in one pacer, whatever clients choose to be called.
 const MAX_KEYS: usize = 100_000;
 const MAX_FLOWS: usize = 100_000;
+
+/// What has to change in each line.
+pub(super) type Changes = Vec<(Arc<Line>, Change)>;
 
 /// A limit list or a route, as a node of the graph.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +61,7 @@ struct Part {
     named: Vec<(Scope, String, Label, Key)>,
     /// The lists that upstreams may add to, with their upstreams' names.
     taught: Vec<(String, LimitsId)>,
+    change: Change,
 }
 
 /// Makes what a plan says.
@@ -69,6 +74,15 @@ struct Build<'a> {
     carried: Carried,
     /// What this configuration has lists for.
     stated: HashSet<ListName>,
+    /// The lists of the configuration before, line by line.
+    before: &'a [Group],
+}
+
+/// What a line holds by one configuration.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub line: Arc<Line>,
+    pub lists: BTreeSet<LimitsId>,
 }
 
 /// The limits of a route before it has a line.
@@ -106,7 +120,10 @@ impl Plan {
     /// The lines that the limits of nodes live in so far.
     fn lines_before(&self, config: &Config, carried: &Carried) -> Vec<(Node, Arc<Line>)> {
         let routes = Owner::all(config).into_iter().enumerate();
-        let routes = routes.map(|(index, owner)| (Node::Route(index), ListName::Upstream(owner)));
+        let routes = routes.flat_map(|(index, owner)| {
+            let lists = carried.joined_by(&owner, config).into_iter().map(ListName::Upstream);
+            lists.map(move |list| (Node::Route(index), list)).collect::<Vec<_>>()
+        });
         let domains = config.domain_limits.iter().enumerate();
         let domains = domains.map(|(index, entry)| (Node::Domain(index), domain_name(entry)));
         let clients = config.clients.iter().flatten().enumerate();
@@ -183,15 +200,17 @@ impl Plan {
     pub(super) fn build(self, config: &Config) -> io::Result<Pacing> {
         let clock = Clock::start();
         let alarm = Arc::new(AlarmThread::start(clock)?);
-        let build = Build::new(&self, config, RandomState::default(), Carried::default(), clock, &alarm);
-        Ok(build.finish(Arc::default(), clock, alarm))
+        let build = Build::new(&self, config, RandomState::default(), Carried::default(), clock, &alarm, &[]);
+        let (pacing, changes) = build.finish(Arc::default(), 0, clock, alarm);
+        changes.into_iter().for_each(|(line, change)| line.change(&change));
+        Ok(pacing)
     }
 
-    /// Makes a pacer of each part, from those that there are.
-    pub(super) fn rebuild(self, config: &Config, carried: Carried, before: &Pacing) -> Pacing {
+    /// Makes a pacer of each part, from those that there are, and says what has to change in them.
+    pub(super) fn rebuild(self, config: &Config, carried: Carried, before: &Pacing) -> (Pacing, Changes) {
         let (clock, alarm) = (before.clock, Arc::clone(&before.alarm));
-        let build = Build::new(&self, config, before.hasher.clone(), carried, clock, &alarm);
-        build.finish(Arc::clone(before.labels.known()), clock, alarm)
+        let build = Build::new(&self, config, before.hasher.clone(), carried, clock, &alarm, &before.groups);
+        build.finish(Arc::clone(before.labels.known()), before.number + 1, clock, alarm)
     }
 
     fn leads_to(&self, place: usize) -> bool {
@@ -207,8 +226,10 @@ impl<'a> Build<'a> {
         carried: Carried,
         clock: Clock,
         alarm: &AlarmThread,
+        groups: &'a [Group],
     ) -> Self {
-        let mut build = Self { plan, config, hasher, parts: Vec::new(), carried, stated: HashSet::new() };
+        let stated = HashSet::new();
+        let mut build = Self { plan, config, hasher, parts: Vec::new(), carried, stated, before: groups };
         let settings = settings(config);
         let before = plan.lines_before(config, &build.carried);
         for place in 0..plan.parents.len() {
@@ -228,24 +249,39 @@ impl<'a> Build<'a> {
                     }
                     None => Line::new(settings, clock, alarm.alarm()),
                 };
-                Part { line, named: Vec::new(), taught: Vec::new() }
+                Part { line, named: Vec::new(), taught: Vec::new(), change: Change::default() }
             });
             build.parts.push(part);
         }
         build
     }
 
-    fn finish(mut self, known: Arc<LabelTable>, clock: Clock, alarm: Arc<AlarmThread>) -> Pacing {
+    fn finish(
+        mut self,
+        known: Arc<LabelTable>,
+        number: u32,
+        clock: Clock,
+        alarm: Arc<AlarmThread>,
+    ) -> (Pacing, Changes) {
         let clients = self.client_limits();
         let domains = self.domain_limits();
         let stated = self.route_limits();
         self.name_hosts(&stated, &domains);
         let routes = self.routes(stated);
-        self.let_go();
+        let owners = Owner::all(self.config);
+        self.carried.forget_gone(&owners, |name| self.stated.contains(name));
 
         let (mut named, mut taught) = (Vec::new(), Vec::new());
-        let mut lines: Vec<Arc<Line>> = Vec::new();
-        for Part { line, named: of_part, taught: lists } in self.parts.into_iter().flatten() {
+        let (mut lines, mut groups, mut changes): (Vec<Arc<Line>>, Vec<Group>, Changes) = Default::default();
+        for Part { line, named: of_part, taught: lists, mut change } in self.parts.into_iter().flatten() {
+            let group = Group { line: Arc::clone(&line), lists: change.statements.iter().map(|list| list.id).collect() };
+            let before = self.before.iter().filter(|before| before.line.is_now(&line));
+            let before: Vec<&BTreeSet<LimitsId>> = before.map(|before| &before.lists).collect();
+            let is_other = before.iter().any(|lists| **lists != group.lists) || before.len() > 1;
+            change.regroups = is_other.then_some(number);
+            change.loses = before.iter().any(|lists| !lists.is_subset(&group.lists));
+            groups.push(group);
+            changes.push((Arc::clone(&line), change));
             let name = |(scope, name, label, key)| Named { scope, name, label, line: Arc::clone(&line), key };
             named.extend(of_part.into_iter().map(name));
             let list = |(upstream, limits)| List { upstream, limits, line: Arc::clone(&line) };
@@ -259,7 +295,26 @@ impl<'a> Build<'a> {
             }
         }
         let (labels, hasher, carried) = (Labels::new(taught, known), self.hasher, self.carried);
-        Pacing { clock, routes, domains, clients, lines, named, labels, hasher, carried, alarm }
+        let client_names = self.config.clients.iter().flatten().map(|client| client.name.clone()).collect();
+        let next = OnceLock::new();
+        let pacing = Pacing {
+            clock,
+            routes,
+            domains,
+            clients,
+            lines,
+            named,
+            labels,
+            hasher,
+            carried,
+            alarm,
+            groups,
+            owners,
+            client_names,
+            number,
+            next,
+        };
+        (pacing, changes)
     }
 
     fn routes(&mut self, stated: Vec<Stated>) -> Vec<RouteLimits> {
@@ -272,43 +327,42 @@ impl<'a> Build<'a> {
         routes.collect()
     }
 
-    /// Lists that this configuration does not have. A limit in whose place there is nothing holds for nobody any more; all
-    /// others hold for those who wait for them already.
-    fn let_go(&mut self) {
-        let owners = Owner::all(self.config);
-        let no_domains = self.config.domain_limits.is_empty() && self.config.default_limits.is_empty();
-        for (name, (line, limits)) in self.carried.lists().filter(|(name, _)| !self.stated.contains(name)) {
-            let is_lifted = match name {
-                ListName::Glob(owner, _) => owners.contains(owner),
-                ListName::Domain(..) | ListName::DefaultOf(_) | ListName::SharedDefault => no_domains,
-                _ => false,
-            };
-            if is_lifted {
-                line.lift_limits(*limits);
-            }
-        }
-        let stated = &self.stated;
-        self.carried.forget_gone(&owners, |name| stated.contains(name));
-    }
-
     /// States a list of limits in the part of a node; `None` where no request can reach it.
     fn list(&mut self, node: Node, name: ListName, limits: &[Limit], teaching: Option<Teaching>) -> Option<LimitsId> {
-        let line = &self.parts[self.plan.part(node)].as_ref()?.line;
-        let id = self.carried.list_in(line, name.clone());
-        line.state_limits(id, limits, teaching);
+        let place = self.plan.part(node);
+        let line = Arc::clone(&self.parts[place].as_ref()?.line);
+        let id = self.carried.list_in(&line, name.clone());
+        let legacy = if self.is_new(&line, id, limits) { self.legacy(&name) } else { Legacy::None };
+        let statement = Statement { id, limits: limits.to_vec(), teaching, legacy };
+        self.parts[place].as_mut()?.change.statements.push(statement);
         self.stated.insert(name);
         Some(id)
     }
 
+    /// Whether a list has limits now and had none in the configuration before, if there was one.
+    fn is_new(&self, line: &Arc<Line>, id: LimitsId, limits: &[Limit]) -> bool {
+        let was_stated = self.before.iter().any(|group| group.lists.contains(&id));
+        !limits.is_empty() && !self.before.is_empty() && !(was_stated && line.has_limits(id))
+    }
+
+    /// What a list that comes inherits.
+    fn legacy(&self, name: &ListName) -> Legacy {
+        let owners = Owner::all(self.config);
+        let served_by: Vec<Owner> = match name {
+            ListName::DefaultOf(owner) => vec![owner.clone()],
+            ListName::Domain(domain, _) => {
+                let entry = self.config.domain_limits.iter().find(|entry| entry.name.eq_ignore_ascii_case(domain));
+                let meets = |rule| entry.is_none_or(|entry| may_meet_any(rule, &entry.rule));
+                rules(self.config).filter(|(_, rule)| meets(*rule)).map(|(route, _)| owners[route].clone()).collect()
+            }
+            _ => owners,
+        };
+        self.carried.legacy(name, &served_by)
+    }
+
     /// The same for limits that nobody adds to. None of them is no list.
     fn fixed(&mut self, node: Node, name: ListName, limits: &[Limit]) -> Option<LimitsId> {
-        if limits.is_empty() {
-            if let Some((line, id)) = self.carried.list(&name) {
-                line.lift_limits(*id);
-            }
-            return None;
-        }
-        self.list(node, name, limits, None)
+        if limits.is_empty() { None } else { self.list(node, name, limits, None) }
     }
 
     fn client_limits(&mut self) -> Vec<Option<LimitsId>> {
@@ -468,7 +522,16 @@ fn rules(config: &Config) -> impl Iterator<Item = (usize, Option<&Match>)> {
     config.routes.iter().map(|route| Some(&route.rule)).chain(providers).enumerate()
 }
 
-/// Whether a request that a route matches may ask for a domain that an entry matches.
+/// The same for any route.
+fn may_meet_any(route: Option<&Match>, entry: &Match) -> bool {
+    match (route, entry) {
+        (Some(Match::Host(host)), Match::Host(other)) => host == other,
+        (Some(Match::Host(host)), Match::Subdomains(suffix)) => host.ends_with(suffix.as_str()),
+        _ => may_meet(route, entry),
+    }
+}
+
+/// Whether a request that a route for no exact host matches may ask for a domain that an entry matches.
 fn may_meet(route: Option<&Match>, entry: &Match) -> bool {
     match (route, entry) {
         (Some(Match::Subdomains(suffix)), Match::Host(host)) => host.ends_with(suffix.as_str()),

@@ -223,7 +223,7 @@ mod tests {
     fn close(pacing: &Pacing, model: &str, lasting: Duration) {
         let keys = pacing.keys(0, Credential::None, Some(model), "/", &pacing.common_keys(None, "", None));
         let key = keys.narrowest();
-        let Admission::Go(mut permit) = pacing.line(0).admit(Ask::new(Flow(1), [key]), false) else {
+        let Admission::Go(mut permit) = pacing.line(0).admit(Ask::new(Flow(1), [key]), false, u32::MAX) else {
             panic!("{model} waits")
         };
         permit.sent(false);
@@ -276,7 +276,7 @@ mod tests {
         let pacing = Pacing::new(&limited(10, "")).expect("a thread");
         for _ in 0..4 {
             let keys = pacing.keys(0, Credential::None, None, "/", &pacing.common_keys(None, "", None));
-            let Admission::Go(mut permit) = pacing.line(0).admit(Ask::new(Flow(1), keys.all().iter().copied()), false)
+            let Admission::Go(mut permit) = pacing.line(0).admit(Ask::new(Flow(1), keys.all().iter().copied()), false, u32::MAX)
             else {
                 panic!("there is room")
             };

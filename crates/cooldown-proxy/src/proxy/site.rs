@@ -39,7 +39,7 @@ pub struct Site {
     /// By the index of the route.
     endpoints: Vec<Endpoint>,
     pub(super) callers: Callers,
-    pub(super) pacing: Pacing,
+    pub(super) pacing: Arc<Pacing>,
     pub(super) retry: RetryRules,
     pub(super) returning: Arc<Returning>,
     pub(super) max_wait: Duration,
@@ -106,7 +106,7 @@ impl Site {
     /// # Errors
     /// When the TLS library or the system refuses what is asked of it.
     pub fn new(config: &Config, metrics: Arc<Metrics>, access: AccessLog) -> anyhow::Result<Self> {
-        let pacing = Pacing::new(config).context("the pacing thread cannot be started")?;
+        let pacing = Arc::new(Pacing::new(config).context("the pacing thread cannot be started")?);
         let routes = routes(config, &metrics);
         api::load_tokenizers(&config.providers).context("the tokenizers' thread cannot be started")?;
         let endpoints = endpoints(&routes)?;
@@ -139,7 +139,7 @@ impl Site {
 
     fn with(
         config: &Config,
-        pacing: Pacing,
+        pacing: Arc<Pacing>,
         (routes, endpoints): (Vec<Route>, Vec<Endpoint>),
         (returning, memory): (Arc<Returning>, Arc<BodyMemory>),
         (metrics, access): (Arc<Metrics>, AccessLog),
