@@ -67,12 +67,6 @@ impl Pacer {
         self.keys.inherit(now, self.granted, id, from);
         self.look_again();
     }
-
-    /// Whether a limit that is gone is still remembered, because of what left under it.
-    pub fn remembers_gone_limits(&mut self, now: Instant) -> bool {
-        self.keys_in_use(now);
-        self.keys.table.iter().any(|(_, state)| state.estate.as_ref().is_some_and(|estate| !estate.retired.is_empty()))
-    }
 }
 
 impl Keys {

@@ -84,15 +84,13 @@ impl Owner {
         Self { is_provider, name: name.to_owned(), tls: *tls, host: host.clone(), port: *port }
     }
 
+    pub(super) fn is_provider(&self) -> bool {
+        self.is_provider
+    }
+
     /// Whether both lead to the same upstream.
     pub(super) fn leads_where(&self, other: &Self) -> bool {
         (self.tls, &self.host, self.port) == (other.tls, &other.host, other.port)
-    }
-
-    /// Whether requests of a route that is gone may be counted with another one's: both lead to the same upstream, with
-    /// credentials of the callers' own.
-    pub(super) fn stands_in_for(&self, other: &Self) -> bool {
-        !self.is_provider && self.is_like(other)
     }
 
     /// Whether both lead to the same upstream in the same way, whatever they are called.
@@ -172,11 +170,12 @@ impl Carried {
         self.known.extend(known.map(|known| (after.clone(), known)));
     }
 
-    /// The place among these owners of the one that goes on where another one stops.
-    pub(super) fn successor(&self, before: &Owner, owners: &[Owner]) -> Option<usize> {
+    /// The place among these owners of the one that goes on where another one stops: the same one, or else a new one that
+    /// leads to the same upstream.
+    pub(super) fn successor(&self, before: &Owner, all_before: &[Owner], owners: &[Owner]) -> Option<usize> {
         let renamed = self.renamed.iter().find(|(old, _)| old == before).map_or(before, |(_, new)| new);
         let same = owners.iter().position(|owner| owner == renamed);
-        same.or_else(|| owners.iter().position(|owner| owner.stands_in_for(before)))
+        same.or_else(|| owners.iter().position(|owner| owner.leads_where(before) && !all_before.contains(owner)))
     }
 
     /// All routes and providers that are known.

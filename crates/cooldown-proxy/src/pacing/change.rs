@@ -10,8 +10,8 @@ pub(super) struct Change {
     pub statements: Vec<Statement>,
     /// Requests may be concerned by other lists than before: whoever waits asks again. The number of that configuration.
     pub regroups: Option<u32>,
-    /// A list that had limits in this line is not there any more.
-    pub loses: bool,
+    /// Lists of this line that are not there any more.
+    pub gone: Vec<LimitsId>,
 }
 
 /// A list of limits as it holds from now on.
@@ -30,8 +30,8 @@ pub(super) enum Legacy {
     None,
     /// What left by these keys.
     Of(Vec<Heritage>),
-    /// The same, where a limit of the line is gone or has gone lately: it may have moved here. A limit that only comes
-    /// beside others holds from now on.
+    /// The same, once a limit of the line has gone, which may have moved here, or was all that held until this one knew
+    /// its own window. A limit that only comes beside others holds from now on.
     OfMoved(Vec<Heritage>),
 }
 

@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cooldown_pacer::{
-    Ask, Backlog, Closure, Cost, Departure, Instant, Key, Lesson, LimitsId, Moved, Observation, Pacer, Refusal, Room,
-    Settings, Spent, Ticket,
+    Ask, Backlog, Closure, Cost, Departure, Heritage, Instant, Key, Lesson, Limit, LimitsId, Moved, Observation, Pacer,
+    Refusal, Room, Settings, Spent, Ticket,
 };
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
@@ -53,6 +53,10 @@ struct Inner {
     told: Told,
     /// The number of the configuration that last changed which lists concern requests here.
     configuration: u32,
+    /// Until when something counts of what left under limits that are gone.
+    gone_until: Instant,
+    /// Lists that have not been there for a whole window yet, what left before them, and until when that matters.
+    newcomers: Vec<(LimitsId, Vec<Heritage>, Instant)>,
     /// Another line has taken over everything.
     moved: Option<(Arc<Line>, Moved)>,
 }
@@ -124,6 +128,8 @@ impl Line {
             departures: Vec::new(),
             told: Told::new(),
             configuration: 0,
+            gone_until: Instant::START,
+            newcomers: Vec::new(),
             moved: None,
         };
         Arc::new_cyclic(|line| {
@@ -141,15 +147,19 @@ impl Line {
                 let all: Vec<Ticket> = inner.waiting.keys().copied().collect();
                 inner.send_away(now, all, || Outcome::Elsewhere);
             }
-            for Statement { id, limits, teaching, .. } in &change.statements {
+            inner.note_gone(now, change);
+            for Statement { id, limits, teaching, legacy } in &change.statements {
                 inner.pacer.state_limits(now, *id, limits.clone(), *teaching);
-            }
-            let has_moved = change.loses || inner.pacer.remembers_gone_limits(now);
-            for Statement { id, legacy, .. } in &change.statements {
                 match legacy {
+                    Legacy::None => {}
                     Legacy::Of(from) => inner.pacer.inherit(now, *id, from.clone()),
-                    Legacy::OfMoved(from) if has_moved => inner.pacer.inherit(now, *id, from.clone()),
-                    Legacy::OfMoved(_) | Legacy::None => {}
+                    Legacy::OfMoved(from) => inner.newcomers.push((*id, from.clone(), now.after(longest(limits)))),
+                }
+            }
+            inner.newcomers.retain(|(.., until)| *until > now);
+            if inner.gone_until > now {
+                for (id, from, _) in std::mem::take(&mut inner.newcomers) {
+                    inner.pacer.inherit(now, id, from);
                 }
             }
         });
@@ -188,6 +198,8 @@ impl Line {
             inner.waiting.extend(waiting);
             let movable = left.movable.drain().filter_map(|(old, keys)| Some((ticket(old)?, keys)));
             inner.movable.extend(movable);
+            inner.gone_until = inner.gone_until.max(left.gone_until);
+            inner.newcomers.append(&mut left.newcomers);
             left.moved = Some((Arc::clone(line), moved));
         });
     }
@@ -406,6 +418,16 @@ impl Inner {
         self.departures = departures;
     }
 
+    /// Remembers for how long those limits matter that a change takes away.
+    fn note_gone(&mut self, now: Instant, change: &Change) {
+        let lists = change.statements.iter().map(|list| (list.id, &list.limits[..]));
+        for (id, limits) in lists.chain(change.gone.iter().map(|id| (*id, &[][..]))) {
+            let gone = self.pacer.limits(id).iter().filter(|limit| !limits.contains(limit));
+            let lasting = gone.map(|limit| longest(std::slice::from_ref(limit))).max().unwrap_or_default();
+            self.gone_until = self.gone_until.max(now.after(lasting));
+        }
+    }
+
     fn forget(&mut self, ticket: Ticket) -> Option<oneshot::Sender<Outcome>> {
         if !self.movable.is_empty() {
             self.movable.remove(&ticket);
@@ -427,6 +449,15 @@ impl Inner {
             }
         }
     }
+}
+
+/// For how long one of these limits remembers. A number in flight only looks at what is: a little more than nothing.
+fn longest(limits: &[Limit]) -> Duration {
+    let lasting = limits.iter().map(|limit| match limit {
+        Limit::Rate(rate) => rate.period() + rate.period() / 10,
+        Limit::Concurrency(_) => Duration::from_secs(1),
+    });
+    lasting.max().unwrap_or_default()
 }
 
 /// Tells each its outcome. Somebody who left in between drops a permit here, which locks the line: hence never under
@@ -535,7 +566,7 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use cooldown_pacer::{Flow, Limit, Rate, Unit};
+    use cooldown_pacer::{Flow, Rate, Unit};
 
     use super::super::alarm::AlarmThread;
     use super::*;

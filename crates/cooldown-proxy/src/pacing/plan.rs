@@ -279,7 +279,7 @@ impl<'a> Build<'a> {
             let before: Vec<&BTreeSet<LimitsId>> = before.map(|before| &before.lists).collect();
             let is_other = before.iter().any(|lists| **lists != group.lists) || before.len() > 1;
             change.regroups = is_other.then_some(number);
-            change.loses = before.iter().any(|lists| !lists.is_subset(&group.lists));
+            change.gone = before.iter().flat_map(|lists| lists.difference(&group.lists)).copied().collect();
             groups.push(group);
             changes.push((Arc::clone(&line), change));
             let name = |(scope, name, label, key)| Named { scope, name, label, line: Arc::clone(&line), key };

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::carried::Owner;
 use super::keys::{Credential, Keys};
 use super::line::Line;
 use super::{CommonKeys, Pacing};
@@ -68,18 +69,26 @@ impl Pacing {
     /// A request whose route does not go on is paced as before.
     #[cold]
     fn concern_in_force(&self, wanted: Wanted<'_>, mut asked: Asked) -> Concern {
-        let subject = self.subject(wanted.route, wanted.by);
+        let mut subject = self.subject(wanted.route, wanted.by);
         let (mut pacing, mut route, mut common) = (self, wanted.route, wanted.common.clone());
         while let Some(next) = pacing.next.get()
             && let Some(successor) = next.routes[route]
         {
             asked.route = asked.route.and_then(|route| next.routes[route]);
             asked.client = asked.client.and_then(|client| next.clients[client]);
+            subject = next.pacing.subject_after(&pacing.owners[route], successor, subject);
             (pacing, route) = (&next.pacing, successor);
             common = pacing.common_keys(asked.route, &asked.host, asked.client);
         }
         let keys = pacing.keys_of(route, subject, wanted.model, wanted.path, &common);
         Concern { keys, line: Arc::clone(pacing.line(route)), configuration: pacing.latest().number }
+    }
+
+    /// What a request is counted under whose route is gone: where the one in its place has keys of its own, by its first,
+    /// which may be the same one.
+    fn subject_after(&self, before: &Owner, route: usize, subject: Option<u64>) -> Option<u64> {
+        let is_same = self.owners[route].is_provider() == before.is_provider();
+        self.routes[route].lists.subjects.first().copied().filter(|_| !is_same).or(subject)
     }
 
     fn latest(&self) -> &Self {
@@ -88,7 +97,7 @@ impl Pacing {
 
     /// Another configuration is in force from now on.
     pub(super) fn make_way(&self, next: Arc<Self>) {
-        let routes = self.owners.iter().map(|owner| next.carried.successor(owner, &next.owners)).collect();
+        let routes = self.owners.iter().map(|owner| next.carried.successor(owner, &self.owners, &next.owners)).collect();
         let clients = self.client_names.iter().map(|name| next.client_names.iter().position(|next| next == name));
         let clients = clients.collect();
         // There is one only if it was done before.

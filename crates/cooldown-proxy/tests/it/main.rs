@@ -21,6 +21,7 @@ mod load;
 mod logs;
 mod mock;
 mod models;
+mod moves;
 mod promises;
 mod providers;
 mod refusals;

@@ -18,10 +18,10 @@ use crate::support::provider::{Allowance, Behaviour, Dialect, LlmProvider};
 use crate::support::{Binary, Client, Proxy, Upstream, ask, chat, empty, get, plain, request, text, timed, until};
 
 /// The most that the upstream of the load tests accepts in a second.
-const MOST: u32 = 50;
+pub(crate) const MOST: u32 = 50;
 
 /// Clients that ask without a pause until they are told to stop, and count whatever is no 200.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     errors: Arc<AtomicUsize>,
     clients: JoinSet<()>,
@@ -29,16 +29,31 @@ struct Load {
 
 impl Load {
     fn start(address: std::net::SocketAddr, clients: usize) -> Self {
+        Self::start_with(address, clients, "a.example", |client| format!("client-{client}"))
+    }
+
+    /// The same, asking for this host under these names.
+    pub(crate) fn start_with(
+        address: std::net::SocketAddr,
+        clients: usize,
+        host: &str,
+        name: impl Fn(usize) -> String,
+    ) -> Self {
         let (stop, errors) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut set = JoinSet::new();
         for client in 0..clients {
             let (stop, errors) = (Arc::clone(&stop), Arc::clone(&errors));
+            let (host, name) = (host.to_owned(), name(client));
             set.spawn(async move {
                 let mut connection = Client::connect(address).await;
                 while !stop.load(Ordering::SeqCst) {
-                    let call = request("a.example", "/").header("x-cooldown-client", format!("client-{client}"));
+                    let call = request(&host, "/").header("x-cooldown-client", &name);
+                    let call = call.header("authorization", "Bearer sk-all");
                     let answer = connection.fetch(call.body(empty()).expect("a valid request")).await;
-                    errors.fetch_add(usize::from(answer.status != StatusCode::OK), Ordering::SeqCst);
+                    if answer.status != StatusCode::OK {
+                        eprintln!("{name}: {answer:?}");
+                        errors.fetch_add(1, Ordering::SeqCst);
+                    }
                 }
             });
         }
@@ -46,14 +61,14 @@ impl Load {
     }
 
     /// How many errors they met, once each has its last answer.
-    async fn end(self) -> usize {
+    pub(crate) async fn end(self) -> usize {
         self.stop.store(true, Ordering::SeqCst);
         self.clients.join_all().await;
         self.errors.load(Ordering::SeqCst)
     }
 }
 
-fn strict() -> MockProvider {
+pub(crate) fn strict() -> MockProvider {
     let amount = NonZeroU32::new(MOST).expect("not zero");
     // One per cent shorter than the second that the proxy paces for, for the noise of a shared machine.
     let rule = Rule { counting: Counting::SlidingWindow, amount, period: Duration::from_millis(990) };
@@ -61,7 +76,7 @@ fn strict() -> MockProvider {
 }
 
 /// Requests a second that an upstream accepts within the next second.
-async fn rate(upstream: &MockProvider) -> f64 {
+pub(crate) async fn rate(upstream: &MockProvider) -> f64 {
     let (began, before) = (Instant::now(), upstream.strict().accepted());
     sleep(Duration::from_secs(1)).await;
     (upstream.strict().accepted() - before) as f64 / began.elapsed().as_secs_f64()
