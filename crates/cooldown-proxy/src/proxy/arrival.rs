@@ -6,8 +6,8 @@ use std::rc::Rc;
 use cooldown_pacer::{Instant, Urgency};
 use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request};
-use hyper::body::{Body, Incoming};
+use http::{HeaderMap, HeaderValue, Method};
+use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 
 use super::budget;
@@ -66,11 +66,11 @@ impl Arrival {
     pub(super) fn prepare(
         worker: &Rc<Worker>,
         peer: &Rc<Peer>,
-        request: Request<Incoming>,
+        mut head: Parts,
+        body: RequestBody,
         record: &mut Record,
     ) -> Result<Box<Self>, ProxyError> {
         let site = &*worker.site;
-        let (mut head, incoming) = request.into_parts();
         let noted = Noted::of_request(&head.headers);
         let target = target::read(&head, &noted)?;
         let led = site.lead(&target, head.uri.path())?;
@@ -90,7 +90,6 @@ impl Arrival {
         headers::to_upstream(&mut head.headers, &noted, upgrade.is_some());
         caller.token_field.iter().for_each(|field| _ = head.headers.remove(field));
         head.extensions.clear();
-        let body = RequestBody::new(incoming, site.idle_timeout, &site.memory);
         let (call, trace, returns) = (None, None, false);
         let mut arrival = Self {
             head,

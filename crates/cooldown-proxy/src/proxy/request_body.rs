@@ -177,6 +177,22 @@ impl RequestBody {
     }
 }
 
+impl Passing {
+    /// Keeps nothing of it any more: no attempt will send it.
+    pub(super) fn give_up(&self) {
+        let mut source = self.0.borrow_mut();
+        source.lost = true;
+        source.kept.clear();
+        let held = source.held.bytes();
+        source.held.release(held);
+    }
+
+    /// Whether nothing is left to be sent, as far as that is known.
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.0.borrow().is_end_stream()
+    }
+}
+
 impl Source {
     fn rewind(&mut self) -> bool {
         if !self.lost {

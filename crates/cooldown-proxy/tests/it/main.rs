@@ -35,4 +35,5 @@ mod smuggling;
 mod streaming;
 mod tls;
 mod tokens;
+mod unread;
 mod ways;
