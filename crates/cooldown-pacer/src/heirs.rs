@@ -314,9 +314,7 @@ impl Estate {
     }
 
     pub(crate) fn restamp(&mut self, now: u64, permit: &Permit) {
-        self.retired
-            .iter_mut()
-            .for_each(|(bucket, _)| bucket.restamp(permit.at, now, bucket.share_of(&permit.taken)));
+        self.retired.iter_mut().for_each(|(bucket, _)| bucket.restamp(permit.at, now, bucket.share_of(&permit.taken)));
     }
 
     pub(crate) fn settle(&mut self, now: u64, permit: &Permit, spent: Spent) {

@@ -274,7 +274,8 @@ impl<'a> Build<'a> {
         let (mut named, mut taught) = (Vec::new(), Vec::new());
         let (mut lines, mut groups, mut changes): (Vec<Arc<Line>>, Vec<Group>, Changes) = Default::default();
         for Part { line, named: of_part, taught: lists, mut change } in self.parts.into_iter().flatten() {
-            let group = Group { line: Arc::clone(&line), lists: change.statements.iter().map(|list| list.id).collect() };
+            let group =
+                Group { line: Arc::clone(&line), lists: change.statements.iter().map(|list| list.id).collect() };
             let before = self.before.iter().filter(|before| before.line.is_now(&line));
             let before: Vec<&BTreeSet<LimitsId>> = before.map(|before| &before.lists).collect();
             let is_other = before.iter().any(|lists| **lists != group.lists) || before.len() > 1;
@@ -342,7 +343,8 @@ impl<'a> Build<'a> {
     /// Whether a list has limits now and had none in the configuration before, if there was one.
     fn is_new(&self, line: &Arc<Line>, id: LimitsId, limits: &[Limit]) -> bool {
         let was_stated = self.before.iter().any(|group| group.lists.contains(&id));
-        !limits.is_empty() && !self.before.is_empty() && !(was_stated && line.has_limits(id))
+        let had_limits = was_stated && line.has_limits(id);
+        !(limits.is_empty() || self.before.is_empty() || had_limits)
     }
 
     /// What a list that comes inherits.

@@ -276,7 +276,8 @@ mod tests {
         let pacing = Pacing::new(&limited(10, "")).expect("a thread");
         for _ in 0..4 {
             let keys = pacing.keys(0, Credential::None, None, "/", &pacing.common_keys(None, "", None));
-            let Admission::Go(mut permit) = pacing.line(0).admit(Ask::new(Flow(1), keys.all().iter().copied()), false, u32::MAX)
+            let Admission::Go(mut permit) =
+                pacing.line(0).admit(Ask::new(Flow(1), keys.all().iter().copied()), false, u32::MAX)
             else {
                 panic!("there is room")
             };

@@ -97,7 +97,8 @@ impl Pacing {
 
     /// Another configuration is in force from now on.
     pub(super) fn make_way(&self, next: Arc<Self>) {
-        let routes = self.owners.iter().map(|owner| next.carried.successor(owner, &self.owners, &next.owners)).collect();
+        let routes =
+            self.owners.iter().map(|owner| next.carried.successor(owner, &self.owners, &next.owners)).collect();
         let clients = self.client_names.iter().map(|name| next.client_names.iter().position(|next| next == name));
         let clients = clients.collect();
         // There is one only if it was done before.

@@ -72,7 +72,8 @@ async fn wander(places: &[Stated]) {
 #[tokio::test]
 async fn a_limit_that_moves_between_a_route_and_domains_holds_over_the_moves() {
     use Stated::{Default, Domain, Route, Twice, Wildcard};
-    wander(&[Route, Domain, Route, Default, Route, Wildcard, Domain, Default, Domain, Twice, Route, Twice, Domain]).await;
+    wander(&[Route, Domain, Route, Default, Route, Wildcard, Domain, Default, Domain, Twice, Route, Twice, Domain])
+        .await;
 }
 
 #[tokio::test]
@@ -92,7 +93,9 @@ async fn a_limit_of_a_renamed_route_or_of_another_period_holds_over_the_change()
 async fn who_waits_for_a_limit_that_moves_waits_for_it_where_it_is_now() {
     let _timed = timed().await;
     let upstream = Upstream::start(plain).await;
-    let route = |limit: &str| format!("routes: {{\"*\": {{upstream: \"{}\", limits: {{requests: \"{limit}\"}}}}}}", upstream.url());
+    let route = |limit: &str| {
+        format!("routes: {{\"*\": {{upstream: \"{}\", limits: {{requests: \"{limit}\"}}}}}}", upstream.url())
+    };
     let domain = format!(
         "routes: {{\"*\": \"{}\"}}\nrate_limits: [{{domain: a.example, requests_per_second: 2, burst: 1}}]",
         upstream.url()
