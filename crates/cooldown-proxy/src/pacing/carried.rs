@@ -205,6 +205,12 @@ impl Carried {
         self.lists.get(name).map(|(line, _)| line)
     }
 
+    /// The lines that lists of a route or provider live in: one, unless most of what was known is forgotten.
+    pub(super) fn lines_of(&self, owner: &Owner) -> Vec<Arc<Line>> {
+        let lists = self.lists.iter().filter(|(name, _)| name.owner() == Some(owner));
+        lists.map(|(_, (line, _))| Arc::clone(line)).collect()
+    }
+
     /// A list that there was.
     pub(super) fn list(&self, name: &ListName) -> Option<&(Arc<Line>, LimitsId)> {
         self.lists.get(name)

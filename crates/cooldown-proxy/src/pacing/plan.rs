@@ -121,15 +121,17 @@ impl Plan {
     fn lines_before(&self, config: &Config, carried: &Carried) -> Vec<(Node, Arc<Line>)> {
         let routes = Owner::all(config).into_iter().enumerate();
         let routes = routes.flat_map(|(index, owner)| {
-            let lists = carried.joined_by(&owner, config).into_iter().map(ListName::Upstream);
-            lists.map(move |list| (Node::Route(index), list)).collect::<Vec<_>>()
+            let lines: Vec<_> =
+                carried.joined_by(&owner, config).iter().flat_map(|owner| carried.lines_of(owner)).collect();
+            lines.into_iter().map(move |line| (Node::Route(index), line))
         });
         let domains = config.domain_limits.iter().enumerate();
         let domains = domains.map(|(index, entry)| (Node::Domain(index), domain_name(entry)));
         let clients = config.clients.iter().flatten().enumerate();
         let clients = clients.map(|(index, client)| (Node::Client(index), ListName::Client(client.name.clone())));
-        let nodes = routes.chain(domains).chain(clients).chain([(Node::SharedDefault, ListName::SharedDefault)]);
-        nodes.filter_map(|(node, name)| Some((node, Arc::clone(carried.line(&name)?)))).collect()
+        let others = domains.chain(clients).chain([(Node::SharedDefault, ListName::SharedDefault)]);
+        let others = others.filter_map(|(node, name)| Some((node, Arc::clone(carried.line(&name)?))));
+        routes.chain(others).collect()
     }
 
     fn join_domains(&mut self, config: &Config) {
