@@ -35,6 +35,7 @@ mod sdk;
 mod shutdown;
 mod simulate;
 mod smuggling;
+mod stalled;
 mod streaming;
 mod tls;
 mod tls_listener;
