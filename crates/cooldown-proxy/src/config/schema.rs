@@ -50,6 +50,7 @@ queue: {max_depth: 1, client_by: [token]}
 retry: {attempts: 1, on: [429]}
 admin: {port: 1}
 log: {level: info, format: text, access: true}
+telemetry: {otlp: "http://a", sample: 1, service_name: s}
 "#;
 
     /// Fields that are only known in order to say that a later version will have them.
