@@ -199,7 +199,7 @@ mod tests {
         let sizes = [
             // It holds `forward`, the record, and little else.
             ("a request that waits", size_of_answer(&serve), 1720),
-            ("its record", size_of::<Record>(), 48),
+            ("its record", size_of::<Record>(), 40),
             ("a response that is streamed", size_of::<Relayed>(), 320),
             ("a response's body", size_of::<ResponseBody>(), 48),
         ];
