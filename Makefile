@@ -7,9 +7,10 @@ CARGO ?= cargo
 CONFIG ?= config.yaml.example
 SECONDS_SHOWN ?= 20
 SECONDS_EACH ?= 60
+SECONDS_SOAKED ?= 600
 BENCH_ARGS ?=
 
-.PHONY: help run demo test check build build-all deb bench guard guard-record fuzz setup
+.PHONY: help run demo test check build build-all deb check-deb bench guard guard-record soak fuzz setup
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ build-all: ## Build every target that this machine can build into dist/, and say
 deb: ## Build the Debian package of this machine's architecture into dist/; needs cargo-deb
 	@packaging/build-deb
 
+check-deb: ## Build the Debian package and check what is in it; says so where that cannot be
+	@packaging/check-deb
+
 bench: ## Measure beside other proxies; BENCH_ARGS=--quick for a look, --update to write README and docs
 	$(CARGO) bench --locked -p cooldown-bench
 	bench/compare/run.py $(BENCH_ARGS)
@@ -45,6 +49,10 @@ guard: setup ## Count the instructions of what is done for each request, and com
 
 guard-record: setup ## The same, and record the counts
 	@.ci/guard --record
+
+soak: ## Run for ten minutes, or SECONDS_SOAKED=n, between rude clients and an upstream in trouble; tell what is left behind
+	$(CARGO) build --release --locked --bin cooldown-proxy
+	bench/soak/run.py --seconds $(SECONDS_SOAKED) --binary $${CARGO_TARGET_DIR:-target}/release/cooldown-proxy
 
 fuzz: ## Fuzz every target for a minute, or for SECONDS_EACH=n; needs nightly Rust and cargo-fuzz
 	@fuzz/run $(SECONDS_EACH)

@@ -16,7 +16,9 @@ pub fn run(data: &[u8]) {
 }
 
 fn check(text: &str) {
-    let environment = |name: &str| (!name.starts_with("NO")).then(|| FROM_ENVIRONMENT.to_owned());
+    // What is read without a file's saying so (`OTEL_…`) is no key, and shown.
+    let is_set = |name: &str| !name.starts_with("NO") && !name.starts_with("OTEL_");
+    let environment = |name: &str| is_set(name).then(|| FROM_ENVIRONMENT.to_owned());
     match parse("config.yaml", text, &environment) {
         Ok(config) => check_config(&config),
         Err(faults) => {

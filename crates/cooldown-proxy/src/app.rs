@@ -14,11 +14,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::admin::{self, AdminState};
+use crate::config::model::Server;
 use crate::config::{Config, Faults, IdentityFiles};
 use crate::proxy::Site;
 use crate::reload::{Live, Reloader};
 use crate::server::{Http, Listeners, Phase, Tls, WorkerThread};
-use crate::telemetry::{AccessLog, LogLevel, Metrics};
+use crate::service::{self, Sockets};
+use crate::telemetry::{AccessLog, Exporter, LogLevel, Metrics};
 
 /// A proxy that has its ports and serves nothing yet.
 #[derive(Debug)]
@@ -28,8 +30,10 @@ pub struct App {
     admin_state: AdminState,
     live: Arc<Live>,
     tls: Option<(Tls, IdentityFiles)>,
+    exporter: Option<Exporter>,
     header_timeout: Duration,
     drain_timeout: Duration,
+    max_connections: usize,
 }
 
 /// What runs.
@@ -45,20 +49,34 @@ impl App {
     /// # Errors
     /// When a port cannot be opened, or the system refuses a thread.
     pub fn bind(config: &Config, access: AccessLog) -> anyhow::Result<Self> {
+        Self::on(Sockets::default(), config, access)
+    }
+
+    /// The same, on sockets that are open already, as far as there are some.
+    ///
+    /// # Errors
+    /// The same, and when a socket is of no use.
+    pub fn on(sockets: Sockets, config: &Config, access: AccessLog) -> anyhow::Result<Self> {
         let server = &config.server;
-        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let workers = server.workers.unwrap_or_else(cores).get();
-        let listeners = Listeners::bind(&server.host, server.port, workers)
-            .with_context(|| format!("cannot listen on {}:{}", server.host, server.port))?;
-        let admin = config.admin.as_ref().map(admin::bind).transpose()?;
+        let listeners = listen(sockets.clients, server)?;
+        let admin = match (&config.admin, sockets.admin) {
+            (Some(admin), Some(listener)) => Some(admin::adopt(listener, admin)?),
+            (Some(admin), None) => Some(admin::bind(admin)?),
+            (None, Some(_)) => {
+                bail!("a socket for the admin listener was passed, and the configuration says `admin: off`")
+            }
+            (None, None) => None,
+        };
         let metrics = Arc::new(Metrics::new());
-        let live = Live::new(config, Site::new(config, Arc::clone(&metrics), access)?);
+        let (tracer, exporter) = config.traces.as_ref().map(Exporter::start).transpose()?.unzip();
+        let live = Live::new(config, Site::new(config, Arc::clone(&metrics), access)?.traced(tracer));
         live.tell_limits(&metrics);
         let admin_state = AdminState::new(config, metrics, Arc::clone(&live));
         let tls = server.tls.as_ref().map(|tls| Ok((Tls::new(&tls.identity)?, tls.files.clone())));
         let tls = tls.transpose().map_err(|error: rustls::Error| error).context("TLS cannot be set up")?;
         let (header_timeout, drain_timeout) = (server.header_timeout, server.drain_timeout);
-        Ok(Self { listeners, admin, admin_state, live, tls, header_timeout, drain_timeout })
+        let max_connections = server.max_connections;
+        Ok(Self { listeners, admin, admin_state, live, tls, exporter, header_timeout, drain_timeout, max_connections })
     }
 
     /// The same, with a log whose level the admin API can change.
@@ -104,16 +122,21 @@ impl App {
     ///
     /// # Errors
     /// When a worker cannot be started, or dies.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let readiness = Arc::clone(&self.admin_state.readiness);
         let (live, drain_timeout) = (Arc::clone(&self.live), self.drain_timeout);
+        let status = self.status();
+        // Dropped last: it tells of the last requests.
+        let _exporter = self.exporter.take();
         let mut running = self.start()?;
         readiness.enter(admin::Phase::Serving);
+        service::serving(&status);
         let died = tokio::select! {
             () = shutdown => false,
             () = any_ended(&mut running.workers) => true,
         };
         readiness.enter(admin::Phase::Draining);
+        service::stopping();
         tracing::info!("finishing what is under way");
         running.phase.send_replace(Phase::Draining(Instant::now() + drain_timeout));
         live.site().pacing().shut_down(drain_timeout);
@@ -124,9 +147,17 @@ impl App {
         ended
     }
 
+    fn status(&self) -> String {
+        let addresses = self.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+        format!("listening on {addresses}")
+    }
+
     fn start(self) -> anyhow::Result<Running> {
+        let pulse = service::watched();
         let (phase, told) = watch::channel(Phase::Serving);
-        let http = Http::new(self.header_timeout, self.tls.as_ref().map(|(tls, _)| tls.clone()));
+        // Each worker has its part; clients find their worker by chance.
+        let connections = self.max_connections.div_ceil(self.listeners.workers.len().max(1));
+        let http = Http::new(self.header_timeout, connections, self.tls.as_ref().map(|(tls, _)| tls.clone()));
         if let Some((tls, files)) = self.tls {
             // It ends with the runtime.
             tokio::spawn(tls.follow(files));
@@ -134,7 +165,7 @@ impl App {
         let mut workers = Vec::with_capacity(self.listeners.workers.len());
         for (index, listeners) in self.listeners.workers.into_iter().enumerate() {
             let sites = self.live.sites();
-            let worker = WorkerThread::start(index, listeners, sites, http.clone(), told.clone());
+            let worker = WorkerThread::start(index, listeners, sites, http.clone(), told.clone(), pulse.clone());
             workers.push(worker.context("a worker cannot be started")?);
         }
         let admin = match self.admin {
@@ -148,6 +179,17 @@ impl App {
         };
         Ok(Running { workers, phase, admin })
     }
+}
+
+/// The listeners of all workers: on sockets that are open, or where the configuration says.
+fn listen(open: Vec<TcpListener>, server: &Server) -> anyhow::Result<Listeners> {
+    let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let workers = server.workers.unwrap_or_else(cores).get();
+    if !open.is_empty() {
+        return Listeners::adopt(open, workers).context("a socket that was passed is of no use");
+    }
+    Listeners::bind(&server.host, server.port, workers)
+        .with_context(|| format!("cannot listen on {}:{}", server.host, server.port))
 }
 
 /// Completes when one of the workers has ended, for whatever reason.

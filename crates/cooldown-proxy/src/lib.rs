@@ -12,6 +12,7 @@ pub mod provider;
 pub mod proxy;
 pub mod reload;
 pub mod server;
+pub mod service;
 pub mod simulate;
 pub mod status;
 pub mod stream;

@@ -10,6 +10,7 @@ use cooldown_proxy::config::watch::FileWatch;
 use cooldown_proxy::config::{Addresses, Config};
 use cooldown_proxy::load::{self, Load};
 use cooldown_proxy::reload::Reloader;
+use cooldown_proxy::service::Sockets;
 use cooldown_proxy::simulate::{self, Fault, Simulate};
 use cooldown_proxy::telemetry::Logs;
 use cooldown_proxy::{demo, status};
@@ -53,8 +54,10 @@ fn serve(source: &ServeFrom) -> ExitCode {
 
 /// Serves until SIGTERM or SIGINT.
 fn run(source: ServeFrom, config: &Config) -> anyhow::Result<()> {
+    // Before there are threads.
+    let sockets = Sockets::inherited()?;
     let logs = Logs::start(&config.log)?;
-    let app = App::bind(config, logs.access().clone())?.with_log_level(logs.level().clone());
+    let app = App::on(sockets, config, logs.access().clone())?.with_log_level(logs.level().clone());
     for line in config.describe(&bound(&app)).lines() {
         tracing::info!("{line}");
     }

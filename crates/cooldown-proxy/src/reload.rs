@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Faults};
 use crate::proxy::Site;
+use crate::service;
 use crate::telemetry::Metrics;
 
 /// The configuration in force, and how workers are told of the next one.
@@ -115,12 +116,14 @@ impl Reloader {
     /// # Errors
     /// Everything that is wrong with it; then nothing has changed.
     pub fn reload_and_tell(&self) -> Result<Changes, Faults> {
+        service::reloading();
         let reloaded = self.reload();
         let site = self.live.site();
         match &reloaded {
             Ok(changes) => {
                 tracing::info!("configuration read again: {changes}");
                 site.tell_reload(format!("configuration read again: {changes}"));
+                service::serving(&format!("configuration read again: {changes}"));
             }
             Err(faults) => {
                 for fault in faults {
@@ -131,6 +134,7 @@ impl Reloader {
                 tracing::error!(faults = faults.iter().count(), "configuration not changed: {UNCHANGED}");
                 let first = faults.iter().next().map(|fault| fault.message.as_str()).unwrap_or_default();
                 site.tell_reload(format!("configuration not changed: {first}"));
+                service::serving(&format!("configuration not changed, {} faults: see the log", faults.iter().count()));
             }
         }
         reloaded
@@ -141,7 +145,10 @@ impl Changes {
     fn between(configs: &Configs, new: &Config) -> Self {
         let (started, before) = (&configs.started, &configs.in_force);
         let listening = |config: &Config| (config.server.host.clone(), config.server.port, config.server.workers);
-        let timing = |config: &Config| (config.server.header_timeout, config.server.drain_timeout);
+        let timing = |config: &Config| {
+            let server = &config.server;
+            (server.header_timeout, server.drain_timeout, server.max_connections)
+        };
         // What the files hold is followed in any case.
         let files = |config: &Config| config.server.tls.as_ref().map(|tls| tls.files.clone());
         let bodies = |config: &Config| (config.server.max_body, config.server.idle_timeout);
@@ -161,10 +168,11 @@ impl Changes {
             ]),
             after_restart: named(&[
                 ("server: host, port or workers", listening(started) != listening(new)),
-                ("server: header_timeout or drain_timeout", timing(started) != timing(new)),
+                ("server: header_timeout, drain_timeout or max_connections", timing(started) != timing(new)),
                 ("server: tls", files(started) != files(new)),
                 ("admin", started.admin != new.admin),
                 ("log", started.log != new.log),
+                ("telemetry", started.traces != new.traces),
             ]),
         }
     }

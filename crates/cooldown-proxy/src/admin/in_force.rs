@@ -48,6 +48,11 @@ pub(super) fn in_force(config: &Config) -> Value {
             "format": if log.format == LogFormat::Json { "json" } else { "text" },
             "access": log.access,
         },
+        "telemetry": config.traces.as_ref().map(|traces| json!({
+            "otlp": format!("{}:{}{}", traces.collector.host, traces.collector.port, traces.collector.base_path),
+            "sample": traces.sample,
+            "service_name": traces.service,
+        })),
     })
 }
 
@@ -56,6 +61,7 @@ fn server(server: &Server) -> Value {
         "host": server.host,
         "port": server.port,
         "workers": server.workers,
+        "max_connections": server.max_connections,
         "max_body": server.max_body,
         "header_timeout": server.header_timeout.as_secs_f64(),
         "drain_timeout": server.drain_timeout.as_secs_f64(),

@@ -15,7 +15,7 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::sync::Semaphore;
 
 pub use readiness::{Phase, Readiness};
@@ -86,6 +86,18 @@ pub fn bind(admin: &Admin) -> anyhow::Result<TcpListener> {
     let place = || format!("the admin listener cannot open {}:{}", admin.host, admin.port);
     let addresses: Vec<SocketAddr> = (admin.host.as_str(), admin.port).to_socket_addrs().with_context(place)?.collect();
     TcpListener::bind(addresses.as_slice()).with_context(place)
+}
+
+/// Takes a listener that is open already.
+///
+/// # Errors
+/// When others than this machine could reach it, and need to show nothing.
+pub fn adopt(listener: TcpListener, admin: &Admin) -> anyhow::Result<TcpListener> {
+    let address = listener.local_addr().context("the socket for the admin listener is of no use")?;
+    if admin.token.is_none() && !address.ip().is_loopback() {
+        bail!("the admin listener needs a token: the socket that was passed for it listens on {address}");
+    }
+    Ok(listener)
 }
 
 /// Serves until `shutdown` completes, on a thread of its own, so that a scrape never delays a request.

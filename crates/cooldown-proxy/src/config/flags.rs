@@ -42,6 +42,7 @@ pub fn from_flags(upstream: &str, limits: &[String]) -> Result<Config, Faults> {
         retry: Retry::default(),
         admin: Some(Admin::default()),
         log: Log::default(),
+        traces: None,
     })
 }
 

@@ -16,6 +16,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
 const MOST_WORKERS: u64 = 1024;
+const MOST_CONNECTIONS: u64 = 10_000_000;
 
 /// Reads `server`; its host and port are required.
 pub(super) fn server(file: &mut Fields<'_>, folder: &Path, report: &mut Report) -> Option<Server> {
@@ -51,6 +52,9 @@ pub(super) fn server(file: &mut Fields<'_>, folder: &Path, report: &mut Report) 
 fn settings(section: &mut Fields<'_>, folder: &Path, server: &mut Server, report: &mut Report) {
     if let Some(field) = section.take("workers").filter(|field| !field.is("auto")) {
         server.workers = workers(&field, report);
+    }
+    if let Some(most) = section.take("max_connections").and_then(|field| field.whole(1..=MOST_CONNECTIONS, report)) {
+        server.max_connections = most as usize;
     }
     if let Some(size) = section.take("max_body").and_then(|field| field.size(KIB..=GIB, report)) {
         server.max_body = size;

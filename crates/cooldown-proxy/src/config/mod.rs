@@ -26,6 +26,7 @@ mod rate;
 mod routes;
 mod schema;
 pub mod secret;
+mod traces;
 mod upstream_tls;
 mod url;
 pub mod watch;
@@ -91,7 +92,7 @@ pub fn parse(name: &str, text: &str, env: Env<'_>) -> Result<Config, Faults> {
     let hidden = Hidden::of(&root, text);
     env::expand(&mut root, env, &mut report);
     let folder = Path::new(name).parent().unwrap_or(Path::new(""));
-    let config = Fields::of_file(&root, &mut report).and_then(|file| read(file, folder, &mut report));
+    let config = Fields::of_file(&root, &mut report).and_then(|file| read(file, folder, env, &mut report));
     match config {
         Some(config) if report.is_empty() => Ok(config),
         _ => Err(report.into_faults(name, text, &hidden)),
@@ -137,7 +138,7 @@ fn parse_bytes(name: &str, bytes: &[u8], env: Env<'_>) -> Result<Config, Faults>
 }
 
 /// What a whole file means; `None` only when something was reported. Files that it names are looked for in `folder`.
-fn read(mut file: Fields<'_>, folder: &Path, report: &mut Report) -> Option<Config> {
+fn read(mut file: Fields<'_>, folder: &Path, env: Env<'_>, report: &mut Report) -> Option<Config> {
     let server = listen::server(&mut file, folder, report);
     let faults_before = report.len();
     let routes = routes::routes(&mut file, folder, report);
@@ -153,6 +154,7 @@ fn read(mut file: Fields<'_>, folder: &Path, report: &mut Report) -> Option<Conf
     let retry = clients::retry(&mut file, report);
     let admin = listen::admin(&mut file, server.as_ref(), report);
     let log = listen::log(&mut file, report);
+    let traces = traces::telemetry(&mut file, env, report);
     file.refuse_unsupported("state", report);
     file.refuse_unsupported("shared", report);
     file.close(report);
@@ -167,5 +169,6 @@ fn read(mut file: Fields<'_>, folder: &Path, report: &mut Report) -> Option<Conf
         retry,
         admin,
         log,
+        traces,
     })
 }

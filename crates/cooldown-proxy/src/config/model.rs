@@ -36,6 +36,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// What is logged, and how.
     pub log: Log,
+    /// Where traces go; `None` where there are none.
+    pub traces: Option<Otlp>,
 }
 
 /// `server`.
@@ -47,6 +49,8 @@ pub struct Server {
     pub port: u16,
     /// Threads; `None` = one for each core.
     pub workers: Option<NonZeroUsize>,
+    /// How many clients' connections are open at once, over all workers; further ones wait to be accepted.
+    pub max_connections: usize,
     /// The largest request body that is read for its model and tokens, in bytes: larger ones are refused. Bodies that only
     /// pass through have no bound.
     pub max_body: u64,
@@ -334,6 +338,17 @@ pub struct Log {
     pub access: bool,
 }
 
+/// `telemetry`: traces in OpenTelemetry's protocol, over HTTP.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Otlp {
+    /// Where the collector is; traces go to `/v1/traces` below its base path.
+    pub collector: Upstream,
+    /// How many of the requests are sampled whose callers do not decide: from 0 to 1.
+    pub sample: f64,
+    /// What the collector knows us by.
+    pub service: String,
+}
+
 /// The form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -350,6 +365,7 @@ impl Server {
             host,
             port,
             workers: None,
+            max_connections: 32_768,
             max_body: 32 << 20,
             header_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),

@@ -109,7 +109,8 @@ async fn attempt(
         Err(error) => return journey.after_failure(leg, error, arrival),
     };
     let counts_tokens = leg.estimate.is_some() && arrival.could_ask_usage() && turn.permit.counts_tokens();
-    let outgoing = Outgoing::build(arrival, route, journey.ways.get(leg.way), counts_tokens)?;
+    let mut outgoing = Outgoing::build(arrival, route, journey.ways.get(leg.way), counts_tokens)?;
+    record.propagate(outgoing.request.headers_mut());
     journey.sent();
     let response = send(&mut turn, pool, outgoing.request, route, record).await;
     let response = match response {

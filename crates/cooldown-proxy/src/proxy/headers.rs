@@ -237,6 +237,8 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
 mod tests {
     use std::net::SocketAddr;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -365,5 +367,109 @@ mod tests {
         assert!(noted("x-stainless-retry-count").retry_count && noted("x-cooldown-client").ours);
         let none = noted("accept");
         assert!(!(none.credentials || none.patience || none.priority || none.retry_count || none.ours || none.coding));
+    }
+
+    /// Fields that matter, in any number and company, with what may be told of them.
+    fn any_fields() -> impl Strategy<Value = Vec<(HeaderName, HeaderValue)>> {
+        const NAMES: [&str; 24] = [
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "proxy-authorization",
+            "proxy-authenticate",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "expect",
+            "x-cooldown-client",
+            "x-cooldown-",
+            "x-cooldown-wait-ms",
+            "x-a",
+            "x-b",
+            "host",
+            "content-length",
+            "authorization",
+            "via",
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "cookie",
+        ];
+        const VALUES: [&str; 12] = [
+            "",
+            "close",
+            "keep-alive",
+            "upgrade, x-a",
+            "X-B ,, host",
+            "te, trailer, content-length",
+            "x-cooldown-client",
+            "trailers",
+            "chunked",
+            "authorization",
+            "transfer-encoding",
+            "1",
+        ];
+        let name = prop::sample::select(&NAMES[..]).prop_map(HeaderName::from_static);
+        let value = prop_oneof![
+            3 => prop::sample::select(&VALUES[..]).prop_map(HeaderValue::from_static),
+            1 => "[ -~]{0,20}".prop_map(|text| HeaderValue::try_from(text).expect("visible ASCII")),
+        ];
+        prop::collection::vec((name, value), 0..20)
+    }
+
+    /// The fields that `connection` names.
+    fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+        let values = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        values.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_between_neighbours_ever_passes(fields in any_fields(), upgrade: bool) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(name, value);
+            }
+            let (before, named) = (headers.clone(), named(&headers));
+            let noted = Noted::of_request(&headers);
+            to_upstream(&mut headers, &noted, upgrade);
+            prop_assert!(headers.keys().all(|name| !name.as_str().starts_with("x-cooldown-")));
+            for name in ["keep-alive", "proxy-connection", "proxy-authorization", "expect"] {
+                prop_assert!(!headers.contains_key(name), "{}", name);
+            }
+            // Only what we agree on ourselves.
+            let told = |name: &str| text(&headers, name);
+            prop_assert!(told("connection").iter().all(|value| matches!(*value, "te" | "upgrade")));
+            prop_assert!(told("te").iter().all(|value| *value == "trailers"));
+            prop_assert!(upgrade || told("upgrade").is_empty());
+            for name in ["x-a", "x-b", "authorization", "cookie"] {
+                let is_named = named.iter().any(|other| other == name);
+                prop_assert_eq!(headers.contains_key(name), before.contains_key(name) && !is_named, "{}", name);
+            }
+            // The length of a body is told in one way, and as it was.
+            prop_assert!(told("transfer-encoding").len() <= 1);
+            prop_assert!(told("transfer-encoding").iter().all(|value| *value == "chunked"));
+            prop_assert_eq!(headers.contains_key("transfer-encoding"), before.contains_key("transfer-encoding"));
+            prop_assert_eq!(told("content-length"), text(&before, "content-length"));
+            prop_assert_eq!(told("host"), text(&before, "host"));
+        }
+
+        #[test]
+        fn nothing_between_neighbours_ever_returns(fields in any_fields()) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(name, value);
+            }
+            let upstream = HeaderValue::from_static("api");
+            to_client(&mut headers, Version::HTTP_11, &upstream, Duration::ZERO, 1);
+            for name in ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "transfer-encoding", "te"] {
+                prop_assert!(!headers.contains_key(name), "{}", name);
+            }
+            prop_assert_eq!(text(&headers, "x-cooldown-source"), ["upstream"]);
+            prop_assert_eq!(text(&headers, "x-cooldown-wait-ms"), ["0"]);
+            prop_assert!(!headers.contains_key("x-cooldown-client"), "what only the other side may say");
+        }
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn judge<'a>(
     mut attempt: Attempt<'a>,
     journey: &'a mut Journey,
     arrival: &'a Arrival,
-    record: &'a Record,
+    record: &'a mut Record,
 ) -> Judged<'a> {
     let route = &worker.site.routes[journey.route()];
     let (status, headers) = (attempt.response.status(), attempt.response.headers());
@@ -83,7 +83,7 @@ async fn turned_away(
     mut attempt: Attempt<'_>,
     journey: &mut Journey,
     arrival: &Arrival,
-    record: &Record,
+    record: &mut Record,
     received: UnixTime,
 ) -> Verdict {
     let route = &worker.site.routes[journey.route()];
@@ -104,7 +104,7 @@ async fn streamed(
     mut meter: Box<Meter>,
     journey: &mut Journey,
     arrival: &Arrival,
-    record: &Record,
+    record: &mut Record,
 ) -> Verdict {
     let (lease, body) = (&mut attempt.turn.lease, attempt.response.body_mut());
     let opening = Opening::of_stream(lease, body, &mut meter, worker.site.retry.hold_stream).await;
@@ -131,7 +131,7 @@ async fn answered(
     mut meter: Option<Box<Meter>>,
     journey: &mut Journey,
     arrival: &Arrival,
-    record: &Record,
+    record: &mut Record,
 ) -> Verdict {
     let opening = Opening::of_answer(&mut attempt.turn.lease, &mut attempt.response).await;
     let (headers, kind) = (attempt.response.headers(), worker.site.routes[journey.route()].kind);
@@ -226,7 +226,7 @@ impl Attempt<'_> {
         class: &Class,
         journey: &mut Journey,
         arrival: &Arrival,
-        record: &Record,
+        record: &mut Record,
     ) -> Option<Duration> {
         let route = &worker.site.routes[journey.route()];
         let (status, rules) = (self.response.status(), &worker.site.retry);

@@ -3,22 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::error::ProxyError;
 use super::site::Route;
-use crate::telemetry::{AccessLine, AccessLog, RouteMetrics, WaitingGuard, unix_seconds};
+use crate::telemetry::{AccessLine, AccessLog, RouteMetrics, Trace, WaitingGuard, unix_seconds};
 
 /// The story of one request.
 #[derive(Debug)]
 pub(super) struct Record {
     line: AccessLine,
+    trace: Trace,
     /// Figures of its upstream, once a route has matched.
     route: Option<Arc<RouteMetrics>>,
     /// Figures of the domain that it asked for.
     domain: Option<Arc<RouteMetrics>>,
-    /// When it arrived, in Unix seconds.
-    at: u64,
+    /// When it arrived, in Unix seconds. Narrow, since every streamed response holds a record.
+    at: u32,
     /// It was its turn before.
     has_left: bool,
 }
@@ -26,12 +27,24 @@ pub(super) struct Record {
 impl Record {
     /// A request arrived.
     pub(super) fn begin(log: &AccessLog, method: &Method, host: &str, path: &str) -> Self {
-        Self { line: log.line(method, host, path), route: None, domain: None, at: unix_seconds(), has_left: false }
+        let (line, trace) = (log.line(method, host, path), Trace::default());
+        let at = u32::try_from(unix_seconds()).unwrap_or(u32::MAX);
+        Self { line, trace, route: None, domain: None, at, has_left: false }
+    }
+
+    /// The same, told as a trace too.
+    pub(super) fn traced(self, trace: Trace) -> Self {
+        Self { trace, ..self }
+    }
+
+    /// Tells the upstream, in the fields of the attempt that leaves next, which trace that belongs to.
+    pub(super) fn propagate(&mut self, headers: &mut HeaderMap) {
+        self.trace.propagate(headers);
     }
 
     /// It asks for a domain with these figures.
     pub(super) fn asked_for(&mut self, domain: Arc<RouteMetrics>) {
-        domain.arrived(self.at);
+        domain.arrived(self.at.into());
         self.domain = Some(domain);
     }
 
@@ -41,8 +54,9 @@ impl Record {
             return;
         }
         self.line.route(&route.name);
+        self.trace.route(&route.name);
         if self.route.is_none() {
-            route.metrics.arrived(self.at);
+            route.metrics.arrived(self.at.into());
         }
         self.route = Some(Arc::clone(&route.metrics));
     }
@@ -55,17 +69,20 @@ impl Record {
     /// It belongs to this configured client.
     pub(super) fn client(&mut self, name: &str) {
         self.line.client(name);
+        self.trace.client(name);
     }
 
     /// It waits in line until the guards are dropped.
     pub(super) fn waiting(&mut self) -> [Option<WaitingGuard>; 2] {
         self.line.in_line();
+        self.trace.in_line();
         [&self.route, &self.domain].map(|figures| figures.as_ref().map(RouteMetrics::waiting))
     }
 
     /// It stood in line for so long, which adds to earlier waits.
     pub(super) fn waited(&mut self, wait: Duration) {
         self.line.waited(wait);
+        self.trace.waited();
     }
 
     /// It may leave, after so long in line in all; zero if it left at once. Figures tell the wait for the first attempt, once,
@@ -79,17 +96,20 @@ impl Record {
     /// It is sent to the upstream.
     pub(super) fn sent(&mut self) {
         self.line.sent();
+        self.trace.sent();
         self.each(RouteMetrics::attempt);
     }
 
     /// The upstream's response head came.
     pub(super) fn responded(&mut self, status: StatusCode) {
         self.line.responded(status);
+        self.trace.responded(status);
         self.each(|figures| figures.responded(status));
     }
 
     /// The upstream turned an attempt away: this word says why.
-    pub(super) fn turned_away(&self, why: &'static str) {
+    pub(super) fn turned_away(&mut self, why: &'static str) {
+        self.trace.turned_away(why);
         self.each(|figures| figures.turned_away(why));
     }
 
@@ -106,6 +126,7 @@ impl Record {
     /// The proxy answers itself.
     pub(super) fn failed(&mut self, error: &ProxyError) {
         self.line.refused(error.status(), error.code());
+        self.trace.refused(error.status(), error.code());
         if error.is_upstream() {
             self.each(|figures| figures.upstream_error(error.code()));
         } else {
@@ -116,11 +137,13 @@ impl Record {
     /// This many bytes of the response's body went to the client.
     pub(super) fn bytes(&mut self, more: usize) {
         self.line.bytes(more);
+        self.trace.bytes(more);
     }
 
     /// The response was given to its last byte.
     pub(super) fn complete(&mut self) {
         self.line.complete();
+        self.trace.complete();
     }
 
     fn each(&self, tell: impl Fn(&RouteMetrics)) {

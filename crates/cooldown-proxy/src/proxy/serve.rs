@@ -97,7 +97,12 @@ pub(super) async fn survived<R>(
 fn begin_record(worker: &Worker, request: &Request<Incoming>) -> Record {
     let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let host = request.uri().authority().map(|authority| authority.as_str()).or(named).unwrap_or_default();
-    Record::begin(&worker.site.access, request.method(), host, request.uri().path())
+    let (method, path) = (request.method(), request.uri().path());
+    let record = Record::begin(&worker.site.access, method, host, path);
+    match &worker.site.tracer {
+        Some(tracer) => record.traced(tracer.begin(request.headers(), method, host, path)),
+        None => record,
+    }
 }
 
 /// The response to a request that its upstream answered.

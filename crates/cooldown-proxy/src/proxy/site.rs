@@ -23,7 +23,7 @@ use super::target::Target;
 use crate::config::Config;
 use crate::config::model::{HostHeader, Match, ProviderKind, Upstream};
 use crate::pacing::Pacing;
-use crate::telemetry::{AccessLog, LimitFigures, Metrics, RouteMetrics};
+use crate::telemetry::{AccessLog, LimitFigures, Metrics, RouteMetrics, Tracer};
 use crate::upstream::{Endpoint, Pool, Tls};
 
 /// The proxy as configured.
@@ -49,6 +49,8 @@ pub struct Site {
     pub(super) idle_timeout: Duration,
     pub(super) metrics: Arc<Metrics>,
     pub(super) access: AccessLog,
+    /// `None` where no traces are told.
+    pub(super) tracer: Option<Tracer>,
 }
 
 /// A way to an upstream: a configured route or a provider.
@@ -130,7 +132,14 @@ impl Site {
         };
         let told = (Arc::clone(&self.metrics), self.access.clone());
         let pacing = self.pacing.reload(config);
-        Ok(Self::with(config, pacing, (routes, endpoints), (Arc::clone(&self.returning), memory), told))
+        let site = Self::with(config, pacing, (routes, endpoints), (Arc::clone(&self.returning), memory), told);
+        Ok(site.traced(self.tracer.clone()))
+    }
+
+    /// The same, with traces of its requests.
+    #[must_use]
+    pub fn traced(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
     }
 
     fn with(
@@ -157,6 +166,7 @@ impl Site {
             idle_timeout: config.server.idle_timeout,
             metrics,
             access,
+            tracer: None,
         }
     }
 

@@ -19,7 +19,7 @@ use super::first::{self, Protocol};
 use super::streams::{BrokenOff, MOST_STREAMS, OnThisThread};
 use super::tls::Tls;
 use super::watch::Watched;
-use super::worker::Connections;
+use super::worker::{Connections, Open};
 use crate::proxy::{self, Current, Peer};
 use crate::stream::Stream;
 
@@ -42,6 +42,8 @@ pub struct Http {
     /// `None` where clients speak in the clear.
     tls: Option<Tls>,
     header_timeout: Duration,
+    /// How many connections one worker may have open.
+    most_connections: usize,
 }
 
 /// A client, and what its requests need.
@@ -50,6 +52,9 @@ struct Client {
     connections: Rc<Connections>,
     peer: Rc<Peer>,
 }
+
+/// A worker's connections, and the place among them that this one has.
+type Counted = (Rc<Connections>, Open);
 
 /// Cuts a client that is slow with its head, or has nothing more to say.
 ///
@@ -65,8 +70,9 @@ struct HeadTimeout {
 }
 
 impl Http {
-    /// `header_timeout` bounds the time for a handshake, for a head, and the time between two requests.
-    pub fn new(header_timeout: Duration, tls: Option<Tls>) -> Self {
+    /// `header_timeout` bounds the time for a handshake, for a head, and the time between two requests; a worker has at most
+    /// `most_connections` open.
+    pub fn new(header_timeout: Duration, most_connections: usize, tls: Option<Tls>) -> Self {
         let mut http1 = http1::Builder::new();
         http1
             .header_read_timeout(None)
@@ -83,7 +89,11 @@ impl Http {
             .initial_connection_window_size(MOST_STREAMS * STREAM_WINDOW)
             .max_send_buf_size(STREAM_BUFFER)
             .enable_connect_protocol();
-        Self { http1, http2, tls, header_timeout }
+        Self { http1, http2, tls, header_timeout, most_connections }
+    }
+
+    pub(super) fn most_connections(&self) -> usize {
+        self.most_connections
     }
 
     /// Serves a connection until one side closes it.
@@ -93,12 +103,11 @@ impl Http {
     pub(super) fn serve(
         &self,
         current: Rc<Current>,
-        connections: Rc<Connections>,
+        (connections, open): Counted,
         stream: TcpStream,
         address: SocketAddr,
     ) -> impl Future<Output = ()> {
         let peer = Rc::new(Peer::new(address, self.tls.is_some()));
-        let open = Rc::clone(&connections).opened();
         let begun = Box::pin(self.begin(Client { current, connections, peer }, stream));
         async move {
             let Some((client, stream, protocol, timeout)) = begun.await else { return };
@@ -251,9 +260,7 @@ mod tests {
     use super::*;
 
     /// The size of what a function returns, without calling it.
-    fn size_of_answer<F: Future>(
-        _: &dyn Fn(&'static Http, Rc<Current>, Rc<Connections>, TcpStream, SocketAddr) -> F,
-    ) -> usize {
+    fn size_of_answer<F: Future>(_: &dyn Fn(&'static Http, Rc<Current>, Counted, TcpStream, SocketAddr) -> F) -> usize {
         size_of::<F>()
     }
 

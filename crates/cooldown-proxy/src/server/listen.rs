@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -52,6 +52,26 @@ impl Listeners {
         }
     }
 
+    /// Takes listeners that are open already, which all workers share.
+    ///
+    /// # Errors
+    /// When one of them does not listen.
+    pub fn adopt(open: Vec<TcpListener>, workers: usize) -> io::Result<Self> {
+        let mut listeners = Self { addresses: Vec::new(), workers: (0..workers).map(|_| Vec::new()).collect() };
+        for listener in open {
+            let socket = SockRef::from(&listener);
+            if !socket.is_listener()? {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+            }
+            prepare(&socket)?;
+            listeners.addresses.push(listener.local_addr()?);
+            for worker in &mut listeners.workers {
+                worker.push(listener.try_clone()?);
+            }
+        }
+        Ok(listeners)
+    }
+
     fn add(&mut self, address: SocketAddr) -> io::Result<()> {
         // First alone: with SO_REUSEPORT two proxies could share a port without either knowing.
         let probe = socket(address)?;
@@ -78,10 +98,14 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     }
     // A restart must not wait for connections of the last run to be forgotten.
     socket.set_reuse_address(true)?;
+    prepare(&socket)?;
+    Ok(socket)
+}
+
+fn prepare(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4))?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
+    socket.set_nonblocking(true)
 }
 
 fn local_address(socket: &Socket) -> io::Result<SocketAddr> {

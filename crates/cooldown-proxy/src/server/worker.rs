@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::Http;
 use crate::proxy::{Current, Site};
+use crate::service::Pulse;
 
 /// After a failed accept (no file descriptors, mostly) this long is waited, so that the worker does not spin.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
@@ -51,6 +52,10 @@ pub(super) struct Connections {
     leaving: Notify,
     /// Told when the last one has closed.
     none: Notify,
+    /// Who accepts waits for one to close.
+    is_full: Cell<bool>,
+    /// Told when one has closed while somebody waits for that.
+    closed: Notify,
 }
 
 /// Counts a connection as open.
@@ -68,13 +73,14 @@ impl WorkerThread {
         mut sites: watch::Receiver<Arc<Site>>,
         http: Http,
         phase: watch::Receiver<Phase>,
+        pulse: Option<Pulse>,
     ) -> io::Result<Self> {
         let (end, ended) = oneshot::channel();
         let run = move || {
             let served = runtime().and_then(|runtime| {
                 let first = Arc::clone(&sites.borrow_and_update());
                 let current = Rc::new(Current::new(first));
-                let served = runtime.block_on(serve(current, sites, listeners, http, phase));
+                let served = runtime.block_on(serve(current, sites, listeners, http, phase, pulse));
                 // What is still open after the deadline ends with its tasks.
                 runtime.shutdown_background();
                 served
@@ -102,6 +108,7 @@ async fn serve(
     listeners: Vec<TcpListener>,
     http: Http,
     mut phase: watch::Receiver<Phase>,
+    pulse: Option<Pulse>,
 ) -> io::Result<()> {
     let connections = Rc::new(Connections::default());
     let http = Rc::new(http);
@@ -112,6 +119,9 @@ async fn serve(
         accepting.push(tokio::task::spawn_local(accept));
     }
     tokio::task::spawn_local(follow(sites, Rc::clone(&current)));
+    if let Some(pulse) = pulse {
+        tokio::task::spawn_local(pulse.answer());
+    }
     let deadline = draining(&mut phase).await;
     current.drain();
     connections.leave();
@@ -144,11 +154,16 @@ async fn follow(mut sites: watch::Receiver<Arc<Site>>, current: Rc<Current>) {
 }
 
 async fn accept(current: Rc<Current>, connections: Rc<Connections>, http: Rc<Http>, listener: tokio::net::TcpListener) {
+    let most = http.most_connections();
     loop {
+        // More wait in the system's backlog until one closes.
+        connections.room(most).await;
         match listener.accept().await {
             Ok((stream, address)) => {
-                let (current, connections, http) = (Rc::clone(&current), Rc::clone(&connections), Rc::clone(&http));
-                tokio::task::spawn_local(async move { http.serve(current, connections, stream, address).await });
+                let (current, http) = (Rc::clone(&current), Rc::clone(&http));
+                // Counted before anything else is accepted.
+                let counted = (Rc::clone(&connections), Rc::clone(&connections).opened());
+                tokio::task::spawn_local(async move { http.serve(current, counted, stream, address).await });
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be accepted");
@@ -162,6 +177,17 @@ impl Connections {
     pub(super) fn opened(self: Rc<Self>) -> Open {
         self.open.set(self.open.get() + 1);
         Open(self)
+    }
+
+    /// Completes when fewer than `most` are open.
+    async fn room(&self, most: usize) {
+        while self.open.get() >= most {
+            if !self.is_full.replace(true) {
+                tracing::warn!(most, "as many connections are open as a worker may have; further clients wait");
+            }
+            self.closed.notified().await;
+        }
+        self.is_full.set(false);
     }
 
     /// Completes when connections shall close.
@@ -205,6 +231,9 @@ impl Drop for Open {
     fn drop(&mut self) {
         let left = self.0.open.get() - 1;
         self.0.open.set(left);
+        if self.0.is_full.get() {
+            self.0.closed.notify_waiters();
+        }
         if left == 0 {
             self.0.none.notify_one();
         }

@@ -8,6 +8,7 @@ pub mod metrics;
 mod scrape;
 mod sink;
 pub mod snapshot;
+pub mod traces;
 
 pub use access::{AccessLine, AccessLog};
 pub use callers::Caller;
@@ -17,3 +18,4 @@ pub use metrics::{
     CooldownFigure, LimitFigures, Metrics, RoomFigure, RouteMetrics, Scope, WaitingGuard, unix_millis, unix_seconds,
 };
 pub use sink::Sink;
+pub use traces::{Exporter, Trace, Tracer};

@@ -4,7 +4,7 @@ use http::StatusCode;
 use rstest::rstest;
 use tempfile::TempDir;
 
-use crate::support::{Binary, Finished, Upstream, command, empty, fetch, get, plain, request};
+use crate::support::{Binary, Finished, Upstream, command, command_with, empty, fetch, get, plain, request};
 
 const GOOD: &str = "server: {host: localhost, port: 0}\nadmin: off\nroutes: {a.example: \"http://127.0.0.1:9\"}\n";
 const EXAMPLE: &str = include_str!("../../../../config.yaml.example");
@@ -219,4 +219,30 @@ async fn two_proxies_never_share_a_port_silently() {
     ));
     let second = tokio::task::spawn_blocking(move || command(&folder, &[])).await.expect("no panic");
     assert_eq!(code(&second), Some(1), "{second:?}");
+}
+
+#[tokio::test]
+async fn status_shows_the_token_of_its_environment_and_says_when_it_is_wrong() {
+    let upstream = Upstream::start(plain).await;
+    let routes = format!("routes: {{a.example: \"{}\"}}\n", upstream.url());
+    let admin = "admin: {host: 127.0.0.1, port: 0, token: admin-secret}\n";
+    let binary = Binary::serve(&format!("server: {{host: 127.0.0.1, port: 0}}\n{admin}{routes}"));
+    assert_eq!(get(binary.address(), "a.example", "/").await.status, StatusCode::OK);
+    let url = format!("http://{}", binary.admin_address());
+    let status = |token: Option<&'static str>| {
+        let url = url.clone();
+        tokio::task::spawn_blocking(move || {
+            let environment: Vec<_> = token.map(|token| ("COOLDOWN_ADMIN_TOKEN", token)).into_iter().collect();
+            command_with(&TempDir::new().expect("a folder"), &["status", "--url", &url], &environment)
+        })
+    };
+    let shown = status(Some("admin-secret")).await.expect("no panic");
+    assert_eq!(code(&shown), Some(0), "{shown:?}");
+    assert!(shown.stdout.contains("a.example"), "{shown:?}");
+    for token in [None, Some("another")] {
+        let refused = status(token).await.expect("no panic");
+        assert_eq!(code(&refused), Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("COOLDOWN_ADMIN_TOKEN"), "{refused:?}");
+        assert!(!refused.stderr.contains("another"), "no token is shown: {refused:?}");
+    }
 }

@@ -132,13 +132,13 @@ fn mutated(files: &[(String, Vec<u8>)], start: Index, mutations: Vec<Mutation>) 
     bytes
 }
 
-/// A few thousand of them; `PROPTEST_CASES` makes it more.
+/// A few thousand of them, ten thousand of what people write; `PROPTEST_CASES` makes it more.
 fn mutate(name: &str, target: Target) {
     let files = corpus(name);
     let strategy = (any::<Index>(), prop::collection::vec(mutation(), 1..6))
         .prop_map(|(start, mutations)| Input(mutated(&files, start, mutations)));
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    let config = ProptestConfig { cases: config.cases * 8, ..config };
+    let config = ProptestConfig { cases: config.cases * if name == "configuration" { 40 } else { 8 }, ..config };
     let outcome = proptest::test_runner::TestRunner::new(config).run(&strategy, |input| {
         target(&input.0);
         Ok(())

@@ -38,7 +38,12 @@ pub(crate) struct Finished {
 
 /// The program with these arguments, run in `folder` to its end, with no environment variables but `PATH`.
 pub(crate) fn command(folder: &TempDir, arguments: &[&str]) -> Finished {
-    let output = bare(folder).args(arguments).output().expect("the program runs");
+    command_with(folder, arguments, &[])
+}
+
+/// The same, with these environment variables.
+pub(crate) fn command_with(folder: &TempDir, arguments: &[&str], environment: &[(&str, &str)]) -> Finished {
+    let output = bare(folder).args(arguments).envs(environment.iter().copied()).output().expect("the program runs");
     Finished {
         status: output.status,
         stdout: String::from_utf8(output.stdout).expect("output in UTF-8"),
@@ -68,9 +73,16 @@ impl Binary {
 
     /// Starts it in `folder`.
     pub(crate) fn start_in(folder: TempDir, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = bare(&folder)
-            .args(arguments)
-            .envs(environment.iter().copied())
+        let mut command = bare(&folder);
+        command.args(arguments).envs(environment.iter().copied());
+        Self::launched(folder, command)
+    }
+
+    /// Starts it by `command`, which becomes the program in the end.
+    pub(crate) fn launched(folder: TempDir, mut command: Command) -> Self {
+        let mut child = command
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-pub(crate) use binary::{Binary, Finished, command};
+pub(crate) use binary::{Binary, Finished, command, command_with};
 pub(crate) use calls::{Crowd, ask, chat, events, post, post_as, streamed_chat};
 pub(crate) use certificate::{Certificate, handshake};
 pub(crate) use client::{Answer, Body, Client, empty, fetch, get, raw, request, text};
