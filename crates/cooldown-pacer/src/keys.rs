@@ -224,7 +224,8 @@ impl Keys {
         let buckets = self.stated(key.limits).iter().map(|&limit| Bucket::new(limit, guard, now)).collect();
         let teaching = self.teaching(key.limits);
         let taught = teaching.map(|teaching| Box::new(Taught::new(now, teaching, self.stated(key.limits))));
-        let state = KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0, taught, estate: None, ahead: None };
+        let state =
+            KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0, taught, estate: None, ahead: None };
         let index = self.table.insert(state) as KeyIndex;
         self.index.insert(key, index);
         self.endow(now, index);

@@ -58,6 +58,6 @@ pub use heirs::Heritage;
 pub use known::{Closure, Room, Source};
 pub use limit::{LARGEST_AMOUNT, LONGEST_PERIOD, Limit, Rate, RateError, SHORTEST_PERIOD};
 pub use observation::{Lesson, Observation, Refill, Told};
-pub use past::{Noted, Past};
 pub use pacer::{Pacer, Settings, Teaching};
+pub use past::{Noted, Past};
 pub use time::Instant;

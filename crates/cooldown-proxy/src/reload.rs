@@ -157,6 +157,7 @@ impl Changes {
             after_restart: named(&[
                 ("server: host, port or workers", listening(started) != listening(new)),
                 ("server: header_timeout or drain_timeout", timing(started) != timing(new)),
+                ("state", started.state != new.state),
                 ("admin", started.admin != new.admin),
                 ("log", started.log != new.log),
             ]),

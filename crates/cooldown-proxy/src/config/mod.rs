@@ -147,7 +147,7 @@ fn read(mut file: Fields<'_>, report: &mut Report) -> Option<Config> {
     let retry = clients::retry(&mut file, report);
     let admin = listen::admin(&mut file, server.as_ref(), report);
     let log = listen::log(&mut file, report);
-    file.refuse_unsupported("state", report);
+    let state = listen::state(&mut file, report);
     file.refuse_unsupported("shared", report);
     file.close(report);
     Some(Config {
@@ -159,6 +159,7 @@ fn read(mut file: Fields<'_>, report: &mut Report) -> Option<Config> {
         clients,
         queue,
         retry,
+        state,
         admin,
         log,
     })

@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cooldown_pacer::{
-    Ask, Backlog, Closure, Cost, Departure, Heritage, Instant, Key, Lesson, Limit, LimitsId, Moved, Observation, Pacer,
-    Refusal, Room, Settings, Spent, Ticket,
+    Ask, Backlog, Closure, Cost, Departure, Entry, Heritage, Instant, Key, Lesson, Limit, LimitsId, Moved, Observation,
+    Pacer, Refusal, Room, Settings, Spent, Ticket,
 };
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use super::alarm::Alarm;
 use super::change::{Change, Legacy, Statement};
 use super::clock::Clock;
+use super::ledger::{Ledger, Memory, SHORTEST};
 
 /// A permit is stamped again when its request is written later than this after the grant; the guard covers less.
 const STAMP_AGAIN: Duration = Duration::from_micros(200);
@@ -57,6 +58,10 @@ struct Inner {
     gone_until: Instant,
     /// Lists that have not been there for a whole window yet, what left before them, and until when that matters.
     newcomers: Vec<(LimitsId, Vec<Heritage>, Instant)>,
+    /// Where it is written down what leaves by long limits, if anywhere.
+    ledger: Option<Arc<Ledger>>,
+    /// Reused between calls.
+    entries: Vec<Entry>,
     /// Another line has taken over everything.
     moved: Option<(Arc<Line>, Moved)>,
 }
@@ -119,9 +124,13 @@ type Told = Vec<(oneshot::Sender<Outcome>, Outcome)>;
 type KeyList = SmallVec<[Key; 4]>;
 
 impl Line {
-    pub(super) fn new(settings: Settings, clock: Clock, alarm: &Arc<Alarm>) -> Arc<Self> {
+    pub(super) fn new(settings: Settings, clock: Clock, alarm: &Arc<Alarm>, ledger: Option<Arc<Ledger>>) -> Arc<Self> {
+        let mut pacer = Pacer::new(settings);
+        if ledger.is_some() {
+            pacer.write_ahead(SHORTEST);
+        }
         let inner = Inner {
-            pacer: Pacer::new(settings),
+            pacer,
             waiting: HashMap::default(),
             movable: HashMap::default(),
             armed: None,
@@ -130,6 +139,8 @@ impl Line {
             configuration: 0,
             gone_until: Instant::START,
             newcomers: Vec::new(),
+            ledger,
+            entries: Vec::new(),
             moved: None,
         };
         Arc::new_cyclic(|line| {
@@ -225,6 +236,25 @@ impl Line {
         })
     }
 
+    /// Lets a key start with what an earlier process wrote down.
+    pub(super) fn recall(self: &Arc<Self>, key: Key, memory: &Memory) {
+        self.decide(|inner, now, _| {
+            memory.limits.iter().for_each(|rate| inner.pacer.recall_limit(now, key, *rate));
+            memory.pasts.iter().for_each(|(unit, past)| inner.pacer.recall(now, key, *unit, past));
+            memory.closed.into_iter().for_each(|lasting| inner.pacer.close(now, key, now.after(lasting)));
+        });
+    }
+
+    /// Writes down that what was written ahead and has not left never will.
+    pub(super) fn close_ledger(&self) {
+        let mut inner = self.inner.lock();
+        let (now, Some(ledger)) = (self.clock.now(), inner.ledger.clone()) else { return };
+        let mut entries = Vec::new();
+        inner.pacer.last_entries(now, &mut entries);
+        drop(inner);
+        ledger.close(&mut entries);
+    }
+
     /// Sends everybody elsewhere who waits for this key and could go another way.
     pub fn vacate(self: &Arc<Self>, key: Key) {
         self.decide(|inner, now, _| inner.vacate(now, key));
@@ -279,13 +309,20 @@ impl Line {
     pub(super) fn close(self: &Arc<Self>, key: Key, lasting: Duration) {
         self.decide(|inner, now, _| {
             inner.pacer.close(now, key, now.after(lasting));
+            inner.note_closed(key, lasting);
             inner.vacate(now, key);
         });
     }
 
     /// A person opens every key of these limits.
     pub(super) fn open(self: &Arc<Self>, limits: &[LimitsId]) {
-        self.decide(|inner, now, _| limits.iter().for_each(|limits| inner.pacer.open(now, *limits)));
+        self.decide(|inner, now, _| {
+            for limits in limits {
+                let closed = inner.pacer.closed(now, *limits);
+                inner.pacer.open(now, *limits);
+                closed.iter().for_each(|closure| inner.note_closed(closure.key, Duration::ZERO));
+            }
+        });
     }
 
     /// A person pauses a key, or lets it go on. Who could go another way than by a paused one does.
@@ -370,7 +407,10 @@ impl Line {
             self.alarm.set(self.number, due);
         }
         let told = std::mem::take(&mut inner.told);
+        let behind = inner.write_ahead(now);
         drop(inner);
+        // Nobody goes before it is written that they may.
+        behind.into_iter().for_each(|ledger| ledger.write());
         hand_over(told);
         answer
     }
@@ -399,6 +439,30 @@ impl Held {
 }
 
 impl Inner {
+    /// Queues what must be written down before anybody leaves. The ledger, if something is not written yet.
+    fn write_ahead(&mut self, now: Instant) -> Option<Arc<Ledger>> {
+        let ledger = self.ledger.as_ref()?;
+        if self.pacer.has_entries() {
+            self.pacer.entries(now, &mut self.entries);
+            ledger.add(&mut self.entries);
+        }
+        ledger.is_behind().then(|| Arc::clone(ledger))
+    }
+
+    /// Writes down for how long a key has closed.
+    fn note_closed(&self, key: Key, lasting: Duration) {
+        self.ledger.iter().for_each(|ledger| ledger.add_closed(key, lasting));
+    }
+
+    /// Writes down what an upstream has taught.
+    fn note_lesson(&self, now: Instant, lesson: &Lesson) {
+        match (&self.ledger, lesson) {
+            (Some(ledger), Lesson::Limit { key, limit: Limit::Rate(rate) }) => ledger.add_told(*key, *rate),
+            (Some(ledger), Lesson::Closed { key, until }) => ledger.add_closed(*key, until.since(now)),
+            _ => {}
+        }
+    }
+
     fn depart(&mut self, line: &Arc<Line>, now: Instant) {
         let mut departures = std::mem::take(&mut self.departures);
         self.pacer.due(now, &mut departures);
@@ -504,6 +568,7 @@ impl Permit {
         }
         held.decide(|inner, now, permit| {
             let lesson = inner.pacer.observe(now, permit, observation);
+            lesson.iter().for_each(|lesson| inner.note_lesson(now, lesson));
             if let Some(Lesson::Closed { key, until }) = &lesson
                 && until.since(now) >= WORTH_MOVING
             {
@@ -575,7 +640,7 @@ mod tests {
     fn line(limit: Limit) -> (Arc<Line>, Key, AlarmThread) {
         let clock = Clock::start();
         let thread = AlarmThread::start(clock).expect("a thread");
-        let line = Line::new(Settings::default(), clock, thread.alarm());
+        let line = Line::new(Settings::default(), clock, thread.alarm(), None);
         let limits = LimitsId::new(0);
         line.change(&Change {
             statements: vec![Statement { id: limits, limits: vec![limit], teaching: None, legacy: Legacy::None }],

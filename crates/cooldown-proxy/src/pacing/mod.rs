@@ -10,18 +10,21 @@ mod change;
 mod clock;
 mod hand;
 mod keys;
+mod ledger;
 mod line;
 mod plan;
 mod room;
 mod succession;
 
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cooldown_pacer::{Key, LimitsId};
-use foldhash::quality::RandomState;
+use foldhash::quality::FixedState;
 use smallvec::SmallVec;
 
 pub use clock::Clock;
@@ -31,9 +34,11 @@ pub use succession::{Asked, Concern, Wanted};
 
 use crate::config::{Config, ModelGlob};
 use crate::proxy::route::HostTable;
+use crate::telemetry::Metrics;
 use alarm::AlarmThread;
 use carried::{Carried, Owner};
 use keys::Pools;
+use ledger::{Ledger, Memory, Opened, SyncingThread};
 use plan::Group;
 use room::Labels;
 use succession::Next;
@@ -51,10 +56,12 @@ pub struct Pacing {
     /// Keys that a person could name.
     named: Vec<room::Named>,
     labels: Labels,
-    hasher: RandomState,
+    hasher: FixedState,
     /// What a reload finds again.
     carried: Carried,
     alarm: Arc<AlarmThread>,
+    /// What outlasts the process, if anything.
+    ledger: Option<Arc<SyncingThread>>,
     /// Which lists each line holds.
     groups: Vec<Group>,
     /// By the index of the route.
@@ -113,7 +120,42 @@ impl Pacing {
     /// # Errors
     /// When the alarm's thread cannot be started.
     pub fn new(config: &Config) -> io::Result<Self> {
-        plan::Plan::of(config, &Carried::default()).build(config)
+        plan::Plan::of(config, &Carried::default()).build(config, Clock::start(), None)
+    }
+
+    /// The same with what an earlier process wrote down in a folder, and with everything that another process will need
+    /// written down there.
+    ///
+    /// # Errors
+    /// When a thread cannot be started, or another process uses the folder.
+    pub fn with_state(config: &Config, folder: &Path, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let clock = Clock::start_at(Ledger::EPOCH);
+        let Opened { ledger, keys } = Ledger::open(folder, clock, metrics)?;
+        let thread = Arc::new(SyncingThread::start(ledger)?);
+        let pacing = plan::Plan::of(config, &Carried::default()).build(config, clock, Some(thread))?;
+        pacing.recall(&keys);
+        Ok(pacing)
+    }
+
+    /// Lets every key that there is now start with what is known of it.
+    fn recall(&self, keys: &HashMap<(String, u64), Memory, foldhash::fast::RandomState>) {
+        let lists: HashMap<String, _> = self.carried.lists().map(|(name, list)| (name.to_string(), list)).collect();
+        for ((list, subject), memory) in keys {
+            if let Some((line, limits)) = lists.get(list) {
+                line.recall(Key { limits: *limits, subject: *subject }, memory);
+            }
+        }
+    }
+
+    /// Tells the ledger what lists of limits are called now.
+    fn name_lists(&self) {
+        let names = || self.carried.lists().map(|(name, (_, limits))| (*limits, name.to_string()));
+        self.ledger.iter().for_each(|thread| thread.ledger().name_lists(names()));
+    }
+
+    /// Nothing leaves any more: what was written ahead is given back.
+    pub fn close_ledger(&self) {
+        self.lines.iter().for_each(|line| line.close_ledger());
     }
 
     /// The pacers for a changed configuration. What stays goes on in the same lines: with all that has left, what
@@ -126,6 +168,7 @@ impl Pacing {
             // What is called the first key may be another one now.
             self.labels.known().lock().retain(|_, label| label.key.is_none());
         }
+        next.name_lists();
         let next = Arc::new(next);
         // First, so that who is told to ask again asks by it.
         self.make_way(Arc::clone(&next));
@@ -149,9 +192,10 @@ impl Pacing {
         self.clock
     }
 
-    /// A number for an identity, the same on every worker and different in every process.
+    /// A number for an identity, the same on every worker. It is different in every process, or for every ledger where
+    /// there is one.
     pub fn hash(&self, identity: &[u8]) -> u64 {
-        self.hasher.hash_one(identity)
+        hash(&self.hasher, identity)
     }
 
     /// A number that nobody can foresee, to spread things with.
@@ -187,4 +231,13 @@ impl Pacing {
         let subject = if entry.per_host { self.hash(host.as_bytes()) } else { 0 };
         entry.limits.map(|limits| Key { limits, subject })
     }
+}
+
+/// What identities are hashed with.
+fn hasher(seed: u64) -> FixedState {
+    FixedState::with_seed(seed)
+}
+
+fn hash(hasher: &FixedState, identity: &[u8]) -> u64 {
+    hasher.hash_one(identity)
 }

@@ -32,6 +32,7 @@ mod sdk;
 mod shutdown;
 mod simulate;
 mod smuggling;
+mod state;
 mod streaming;
 mod tls;
 mod tokens;

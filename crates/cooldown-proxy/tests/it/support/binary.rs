@@ -68,13 +68,24 @@ impl Binary {
 
     /// Starts it in `folder`.
     pub(crate) fn start_in(folder: TempDir, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = bare(&folder)
-            .args(arguments)
-            .envs(environment.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
+        let mut command = bare(&folder);
+        command.args(arguments).envs(environment.iter().copied());
+        Self::start(command, folder)
+    }
+
+    /// Starts it with `config` where no file may grow beyond a few kilobytes.
+    pub(crate) fn serve_without_room(config: &str) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        std::fs::write(folder.path().join("config.yaml"), config).expect("the file is written");
+        let mut command = Command::new("sh");
+        let limited = "trap '' XFSZ; ulimit -S -f 8; exec \"$0\"";
+        command.args(["-c", limited, env!("CARGO_BIN_EXE_cooldown-proxy")]).current_dir(folder.path());
+        Self::start(command.stdin(Stdio::null()), folder)
+    }
+
+    fn start(mut command: impl std::borrow::BorrowMut<Command>, folder: TempDir) -> Self {
+        let mut child =
+            command.borrow_mut().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let output = Arc::new(Output::default());
         let stdout = child.stdout.take().expect("standard output is piped");
         let stderr = child.stderr.take().expect("standard error is piped");
