@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use cooldown_pacer::{Key, LimitsId};
+use cooldown_pacer::{Instant, Key, LimitsId};
 use foldhash::quality::FixedState;
 use smallvec::SmallVec;
 
@@ -68,6 +68,8 @@ pub struct Pacing {
     owners: Vec<Owner>,
     /// By the index of the client.
     client_names: Vec<String>,
+    /// Keys of ours that an earlier process left alone, and until when.
+    resting: Vec<(Key, Instant)>,
     /// How many reloads came before.
     number: u32,
     /// What is in force in its place.
@@ -132,19 +134,39 @@ impl Pacing {
         let clock = Clock::start_at(Ledger::EPOCH);
         let Opened { ledger, keys } = Ledger::open(folder, clock, metrics)?;
         let thread = Arc::new(SyncingThread::start(ledger)?);
-        let pacing = plan::Plan::of(config, &Carried::default()).build(config, clock, Some(thread))?;
+        let mut pacing = plan::Plan::of(config, &Carried::default()).build(config, clock, Some(thread))?;
         pacing.recall(&keys);
         Ok(pacing)
     }
 
     /// Lets every key that there is now start with what is known of it.
-    fn recall(&self, keys: &HashMap<(String, u64), Memory, foldhash::fast::RandomState>) {
+    fn recall(&mut self, keys: &HashMap<(String, u64), Memory, foldhash::fast::RandomState>) {
         let lists: HashMap<String, _> = self.carried.lists().map(|(name, list)| (name.to_string(), list)).collect();
+        let mut resting = Vec::new();
         for ((list, subject), memory) in keys {
             if let Some((line, limits)) = lists.get(list) {
-                line.recall(Key { limits: *limits, subject: *subject }, memory);
+                let key = Key { limits: *limits, subject: *subject };
+                line.recall(key, memory);
+                resting.extend(memory.rests.map(|lasting| (key, self.clock.now().after(lasting))));
             }
         }
+        self.resting = resting;
+    }
+
+    /// Writes down that a key of a route's own is left alone for so long; or not any more, if that is nothing.
+    pub fn note_rest(&self, route: usize, key: usize, lasting: Duration) {
+        let Lists { key: limits, subjects, .. } = &self.routes[route].lists;
+        if let (Some(thread), Some(&subject)) = (&self.ledger, subjects.get(key)) {
+            thread.ledger().add_rest(Key { limits: *limits, subject }, lasting);
+            thread.ledger().write();
+        }
+    }
+
+    /// Until when an earlier process left a key of a route's own alone.
+    pub fn rested(&self, route: usize, key: usize) -> Option<Instant> {
+        let Lists { key: limits, subjects, .. } = &self.routes[route].lists;
+        let key = Key { limits: *limits, subject: *subjects.get(key)? };
+        self.resting.iter().find(|(resting, _)| *resting == key).map(|(_, until)| *until)
     }
 
     /// Tells the ledger what lists of limits are called now.

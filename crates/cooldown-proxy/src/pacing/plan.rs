@@ -320,6 +320,7 @@ impl<'a> Build<'a> {
             groups,
             owners,
             client_names,
+            resting: Vec::new(),
             number,
             next,
         };

@@ -112,6 +112,9 @@ impl Site {
         };
         let pacing = Arc::new(pacing);
         let routes = routes(config, &metrics);
+        for (index, route) in routes.iter().enumerate() {
+            route.go_on_resting(|key| pacing.rested(index, key));
+        }
         api::load_tokenizers(&config.providers).context("the tokenizers' thread cannot be started")?;
         let endpoints = endpoints(&routes)?;
         let memory = Arc::new(BodyMemory::of_process(max_body(config)));

@@ -8,7 +8,7 @@ use http::StatusCode;
 use hyper::Response;
 use tempfile::TempDir;
 
-use crate::support::{Answer, Binary, Proxy, Upstream, empty, fetch, get, plain, request, text, timed};
+use crate::support::{Answer, Binary, Proxy, Upstream, empty, fetch, get, plain, post, request, text, timed};
 
 /// A proxy of one upstream whose ledger is in `state`. Who would wait for long is refused.
 fn config(upstream: &Upstream, state: &Path, limits: &str) -> String {
@@ -244,4 +244,31 @@ async fn another_path_needs_a_restart_and_a_reload_goes_on_writing() {
     drop(proxy);
     let proxy = Proxy::start(&sections("a", "60/min, burst 60"));
     assert_eq!(served_of(proxy.address(), 60).await, 30);
+}
+
+#[tokio::test]
+async fn a_key_whose_money_is_spent_is_left_alone_after_a_crash() {
+    let upstream = Upstream::start(|_| async {
+        let refused = Response::builder().status(402).header("content-type", "application/json");
+        refused.body(text("{\"error\":{\"message\":\"no credits\",\"code\":402}}")).expect("a response")
+    })
+    .await;
+    let state = TempDir::new().expect("a folder");
+    let config = format!(
+        "server: {{host: 127.0.0.1, port: 0}}\nadmin: {{host: 127.0.0.1, port: 0}}\nstate: {{path: \"{}\"}}\n\
+         providers: {{p: {{api_keys: [a-key-of-ours, another-key], endpoint: \"{}\", provider: openai, models: [m]}}}}\n",
+        state.path().display(),
+        upstream.url()
+    );
+    let binary = Binary::serve(&config);
+    fetch(binary.address(), post("/p/v1/chat/completions", "{\"model\":\"m\",\"messages\":[]}")).await;
+    let keys = |snapshot: String| snapshot.matches("\"rests\":true").count();
+    let snapshot = get(binary.admin_address(), "localhost", "/api/v1/snapshot").await.text().to_owned();
+    assert_eq!(keys(snapshot.clone()), 2, "{snapshot}");
+    killed(binary, "KILL").await;
+    let binary = Binary::serve(&config);
+    let snapshot = get(binary.admin_address(), "localhost", "/api/v1/snapshot").await.text().to_owned();
+    assert_eq!(keys(snapshot.clone()), 2, "{snapshot}");
+    let file = std::fs::read_to_string(state.path().join("ledger")).expect("a ledger");
+    assert!(file.contains("rests") && !file.contains("key-of-ours"), "and no secret is written: {file}");
 }

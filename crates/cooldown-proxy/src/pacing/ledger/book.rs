@@ -12,6 +12,9 @@ use super::record::{self, Header, Record, UnitName, What};
 /// What an upstream told of its limits is believed again after this time at most.
 const BELIEF: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// So often the header stands at the beginning: nothing can be understood without, and one damaged byte can take two lines.
+const HEADERS: usize = 3;
+
 /// What is known of the time before.
 #[derive(Debug, Default)]
 pub(super) struct Book {
@@ -28,6 +31,8 @@ pub(in super::super) struct Memory {
     pub limits: Vec<Rate>,
     /// For how long it stays closed.
     pub closed: Option<Duration>,
+    /// For how long it is left alone.
+    pub rests: Option<Duration>,
 }
 
 impl Book {
@@ -63,9 +68,8 @@ impl Book {
                     }
                 }
             }
-            What::Closed { lasting } => {
-                memory.closed = Duration::from_millis(lasting).checked_sub(age).filter(|left| !left.is_zero());
-            }
+            What::Closed { lasting } => memory.closed = still(lasting, age),
+            What::Rests { lasting } => memory.rests = still(lasting, age),
             What::Told { unit, amount, period } if age < BELIEF => {
                 let Ok(rate) = Rate::new(unit.into(), amount, Duration::from_millis(period)) else { return };
                 let is_other = |known: &Rate| (known.unit(), known.period()) != (rate.unit(), rate.period());
@@ -77,9 +81,22 @@ impl Book {
     }
 }
 
+/// What is left of so many milliseconds.
+fn still(lasting: u64, age: Duration) -> Option<Duration> {
+    Duration::from_millis(lasting).checked_sub(age).filter(|left| !left.is_zero())
+}
+
+/// What only the latest line of says anything: a closing, a rest, a limit.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Latest {
+    Closing,
+    Rest,
+    Limit(UnitName, u64),
+}
+
 /// The same ledger without what matters no more, in the order in which it was written.
 pub(super) fn compact(bytes: &[u8], seed: u64, now: Moment) -> Vec<u8> {
-    let mut latest: HashSet<(String, u64, Option<(UnitName, u64)>), RandomState> = HashSet::default();
+    let mut latest: HashSet<(String, u64, Latest), RandomState> = HashSet::default();
     let mut kept: Vec<&[u8]> = Vec::new();
     let all: Vec<&[u8]> = lines(bytes).collect();
     for line in all.into_iter().rev() {
@@ -88,8 +105,10 @@ pub(super) fn compact(bytes: &[u8], seed: u64, now: Moment) -> Vec<u8> {
         let matters = match what {
             // What was written ahead leaves within `keep`, and matters for as long.
             What::Left { keep, .. } => age.as_millis() <= 2 * u128::from(keep) + 1000,
-            What::Closed { lasting } => age.as_millis() < u128::from(lasting) && latest.insert((list, key, None)),
-            What::Told { unit, period, .. } => age < BELIEF && latest.insert((list, key, Some((unit, period)))),
+            // One that is over says that those before it are.
+            What::Closed { lasting } => latest.insert((list, key, Latest::Closing)) && still(lasting, age).is_some(),
+            What::Rests { lasting } => latest.insert((list, key, Latest::Rest)) && still(lasting, age).is_some(),
+            What::Told { unit, period, .. } => latest.insert((list, key, Latest::Limit(unit, period))) && age < BELIEF,
         };
         if matters {
             kept.push(line);
@@ -111,13 +130,12 @@ pub(super) fn seed(bytes: &[u8]) -> Option<u64> {
 /// How a ledger begins.
 pub(super) fn beginning(seed: u64) -> Vec<u8> {
     let mut out = Vec::new();
-    record::write(&Header::new(seed), &mut out);
-    record::write(&Header::new(seed), &mut out);
+    (0..HEADERS).for_each(|_| record::write(&Header::new(seed), &mut out));
     out
 }
 
 fn header(bytes: &[u8]) -> Option<Header> {
-    lines(bytes).take(2).filter_map(record::read::<Header>).find(Header::is_known)
+    lines(bytes).take(HEADERS).filter_map(record::read::<Header>).find(Header::is_known)
 }
 
 fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -204,7 +222,7 @@ mod tests {
             assert_eq!(book.is_some(), length >= begins, "cut off after {length}");
             if let Some(book) = book {
                 assert!(book.broken <= 1, "only the last line is torn");
-                let whole = text[..length].iter().filter(|byte| **byte == b'\n').count().saturating_sub(2);
+                let whole = text[..length].iter().filter(|byte| **byte == b'\n').count().saturating_sub(HEADERS);
                 assert!(book.keys.len() >= whole.min(10));
             }
         }
@@ -220,7 +238,7 @@ mod tests {
             let mut text = ledger(&several());
             let at = at.index(text.len());
             text[at] ^= flip;
-            let book = read(&text).expect("there are two headers");
+            let book = read(&text).expect("one of the headers is whole");
             for nth in 1..=10 {
                 let used = used(&book, &format!("list {nth}"));
                 prop_assert!(used == nth || used == 0, "list {nth} is said to have used {used}");

@@ -167,6 +167,11 @@ impl Ledger {
         }
     }
 
+    /// A key of ours is left alone for so long; or not any more, if that is nothing.
+    pub(super) fn add_rest(&self, key: Key, lasting: Duration) {
+        self.queue([(self.watch.now(), key, What::Rests { lasting: lasting.as_millis() as u64 })]);
+    }
+
     /// The upstream told of a limit.
     pub(super) fn add_told(&self, key: Key, rate: Rate) {
         if rate.period() >= SHORTEST {
@@ -222,14 +227,15 @@ impl Ledger {
                 if std::mem::take(&mut out.is_failing) {
                     tracing::info!(path = %self.path.display(), "state: the ledger is written again, nothing was lost");
                 }
-                if !std::mem::replace(&mut out.is_fresh, true) {
-                    self.grown.notify_one();
-                }
             }
             Err(error) => {
                 self.fail(out, &error);
                 self.keep(out, text);
             }
+        }
+        // It may have to be made shorter as well.
+        if !std::mem::replace(&mut out.is_fresh, true) {
+            self.grown.notify_one();
         }
     }
 

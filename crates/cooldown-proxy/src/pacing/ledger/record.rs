@@ -12,7 +12,7 @@ const VERSION: u32 = 1;
 /// What a file is asked to hash, to see that it means the same as when it was written.
 const PROBE: &str = "cooldown";
 
-/// What makes a file a ledger. It stands there twice, since nothing in it can be understood without.
+/// What makes a file a ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {
     /// The version of the format.
@@ -55,6 +55,8 @@ pub(super) enum What {
     },
     /// The key is closed for so long.
     Closed { lasting: u64 },
+    /// The key, one of ours, is left alone for so long.
+    Rests { lasting: u64 },
     /// The upstream told of a limit.
     Told { unit: UnitName, amount: u64, period: u64 },
 }

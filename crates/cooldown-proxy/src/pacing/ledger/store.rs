@@ -11,6 +11,9 @@ use super::moment::Moment;
 /// From this size on, what matters no more is left out now and then.
 const COMPACT_FROM: u64 = 1024 * 1024;
 
+/// The file grows no further, whatever clients choose to be called.
+const LARGEST: u64 = 128 * 1024 * 1024;
+
 /// A folder that belongs to this process.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -105,6 +108,9 @@ impl Store {
 
     /// Appends whole lines, all of them or none.
     pub(super) fn append(&mut self, text: &[u8]) -> io::Result<()> {
+        if self.length + text.len() as u64 > LARGEST {
+            return Err(io::Error::other("it has grown to its largest size"));
+        }
         let written = (&self.file).write_all(text);
         match written {
             Ok(()) => self.length += text.len() as u64,
