@@ -149,10 +149,17 @@ impl Keys {
         self.plan_ahead(now, index);
     }
 
+    /// Most pacers write nothing ahead: then that is all there is to know.
+    #[inline]
     pub(crate) fn note_all_unwritten(&mut self, keys: &KeySet) {
         if self.writes_from.is_some() {
-            keys.iter().for_each(|&index| self.note_unwritten(index));
+            self.note_each_unwritten(keys);
         }
+    }
+
+    #[inline(never)]
+    fn note_each_unwritten(&mut self, keys: &KeySet) {
+        keys.iter().for_each(|&index| self.note_unwritten(index));
     }
 
     pub(crate) fn note_unwritten(&mut self, index: KeyIndex) {
@@ -188,12 +195,15 @@ fn long_rate(bucket: &Bucket, unit: Unit, from: u64) -> Option<&RateBucket> {
     }
 }
 
+// Not inlined: most keys have nothing of this, and their path stays short.
 impl Ahead {
+    #[inline(never)]
     pub(crate) fn take(&mut self, now: u64, cost: &Cost) {
         self.0.iter_mut().for_each(|portion| portion.take(now, portion.share_of(cost)));
     }
 
     /// A request was really written at `now`. What is in an earlier portion counts as used by the end of that one.
+    #[inline(never)]
     pub(crate) fn restamp(&mut self, now: u64, permit: &Permit) {
         for portion in &mut self.0 {
             let share = portion.share_of(&permit.taken);
@@ -204,6 +214,7 @@ impl Ahead {
         }
     }
 
+    #[inline(never)]
     pub(crate) fn settle(&mut self, now: u64, permit: &Permit, spent: Spent) {
         for portion in &mut self.0 {
             let share = portion.share_of(&permit.taken);
