@@ -3,6 +3,8 @@
 //! The lock is held for the pacer's decision alone. Permits are handed over, and dropped, after it is released: a permit
 //! that nobody wants any more takes the lock again to give back what it held.
 
+mod written;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -22,7 +24,7 @@ use tokio::sync::oneshot;
 use super::alarm::Alarm;
 use super::change::{Change, Legacy, Statement};
 use super::clock::Clock;
-use super::ledger::{Ledger, Memory, SHORTEST};
+use super::ledger::{Ledger, SHORTEST};
 
 /// A permit is stamped again when its request is written later than this after the grant; the guard covers less.
 const STAMP_AGAIN: Duration = Duration::from_micros(200);
@@ -236,25 +238,6 @@ impl Line {
         })
     }
 
-    /// Lets a key start with what an earlier process wrote down.
-    pub(super) fn recall(self: &Arc<Self>, key: Key, memory: &Memory) {
-        self.decide(|inner, now, _| {
-            memory.limits.iter().for_each(|rate| inner.pacer.recall_limit(now, key, *rate));
-            memory.pasts.iter().for_each(|(unit, past)| inner.pacer.recall(now, key, *unit, past));
-            memory.closed.into_iter().for_each(|lasting| inner.pacer.close(now, key, now.after(lasting)));
-        });
-    }
-
-    /// Writes down that what was written ahead and has not left never will.
-    pub(super) fn close_ledger(&self) {
-        let mut inner = self.inner.lock();
-        let (now, Some(ledger)) = (self.clock.now(), inner.ledger.clone()) else { return };
-        let mut entries = Vec::new();
-        inner.pacer.last_entries(now, &mut entries);
-        drop(inner);
-        ledger.close(&mut entries);
-    }
-
     /// Sends everybody elsewhere who waits for this key and could go another way.
     pub fn vacate(self: &Arc<Self>, key: Key) {
         self.decide(|inner, now, _| inner.vacate(now, key));
@@ -439,30 +422,6 @@ impl Held {
 }
 
 impl Inner {
-    /// Queues what must be written down before anybody leaves. The ledger, if something is not written yet.
-    fn write_ahead(&mut self, now: Instant) -> Option<Arc<Ledger>> {
-        let ledger = self.ledger.as_ref()?;
-        if self.pacer.has_entries() {
-            self.pacer.entries(now, &mut self.entries);
-            ledger.add(&mut self.entries);
-        }
-        ledger.is_behind().then(|| Arc::clone(ledger))
-    }
-
-    /// Writes down for how long a key has closed.
-    fn note_closed(&self, key: Key, lasting: Duration) {
-        self.ledger.iter().for_each(|ledger| ledger.add_closed(key, lasting));
-    }
-
-    /// Writes down what an upstream has taught.
-    fn note_lesson(&self, now: Instant, lesson: &Lesson) {
-        match (&self.ledger, lesson) {
-            (Some(ledger), Lesson::Limit { key, limit: Limit::Rate(rate) }) => ledger.add_told(*key, *rate),
-            (Some(ledger), Lesson::Closed { key, until }) => ledger.add_closed(*key, until.since(now)),
-            _ => {}
-        }
-    }
-
     fn depart(&mut self, line: &Arc<Line>, now: Instant) {
         let mut departures = std::mem::take(&mut self.departures);
         self.pacer.due(now, &mut departures);
