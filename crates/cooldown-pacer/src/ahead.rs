@@ -20,6 +20,10 @@ use crate::time::{Instant, nanos};
 /// A portion is this part of the smallest limit that counts its unit. What it leaves unused, and what was given back and
 /// not written down yet, are together no more than twice that.
 const PART: u64 = 200;
+/// What came back of what left within this part of a period is written down together.
+const GRAINS: u64 = 256;
+/// What came back from so many instants is written down, however little it is.
+const MOST_RETURNED: usize = 8;
 
 /// Something to be written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,12 +52,11 @@ struct Portion {
     left: u64,
     /// When that was written down.
     since: u64,
-    /// What is to be written down: whether everything before it is void, what is asked for, and what was given back of
-    /// what left at `less_from` or later.
+    /// What is to be written down: whether everything before it is void, and what is asked for.
     afresh: bool,
     more: u64,
-    less: u64,
-    less_from: u64,
+    /// And what came back of what left when: instants and amounts.
+    returned: SmallVec<[(u64, u64); 2]>,
     /// Whether it has to be written down now.
     is_due: bool,
 }
@@ -78,7 +81,10 @@ impl Pacer {
             let Some(state) = self.keys.table.get_mut(index as usize) else { continue };
             let (key, portions) = (state.key, state.ahead.iter_mut().flat_map(|ahead| &mut ahead.0));
             let due = portions.filter(|portion| portion.is_due);
-            out.extend(due.map(|portion| Entry { key, unit: portion.unit, noted: portion.note(now) }));
+            for portion in due {
+                let unit = portion.unit;
+                out.extend(portion.note(now).into_iter().map(|noted| Entry { key, unit, noted }));
+            }
         }
     }
 
@@ -89,12 +95,13 @@ impl Pacer {
         self.keys.unwritten.clear();
         for (_, state) in &mut self.keys.table {
             let (key, portions) = (state.key, state.ahead.iter_mut().flat_map(|ahead| &mut ahead.0));
-            for portion in portions.filter(|portion| portion.left > 0 || portion.less > 0 || portion.is_due) {
+            for portion in portions.filter(|portion| portion.left > 0 || !portion.returned.is_empty() || portion.is_due)
+            {
                 let unit = portion.unit;
+                let keep = Duration::from_nanos(portion.keep);
                 let noted = portion.note(now);
-                let unused = Noted { more: 0, left: 0, less: noted.left, ago: Duration::ZERO, afresh: false, ..noted };
-                portion.left = 0;
-                out.extend([noted, unused].map(|noted| Entry { key, unit, noted }));
+                let unused = Noted { keep, less: std::mem::take(&mut portion.left), ..Noted::default() };
+                out.extend(noted.into_iter().chain([unused]).map(|noted| Entry { key, unit, noted }));
             }
         }
     }
@@ -235,7 +242,18 @@ impl Portion {
     /// One that has to write down that `used` has left, if anything has.
     fn new(unit: Unit, size: u64, cap: u64, keep: u64, now: u64, used: u64) -> Self {
         let is_due = used > 0;
-        Self { unit, size, cap, keep, left: 0, since: now, afresh: is_due, more: used, less: 0, less_from: 0, is_due }
+        Self {
+            unit,
+            size,
+            cap,
+            keep,
+            left: 0,
+            since: now,
+            afresh: is_due,
+            more: used,
+            returned: SmallVec::new(),
+            is_due,
+        }
     }
 
     fn share_of(&self, cost: &Cost) -> u64 {
@@ -267,33 +285,36 @@ impl Portion {
             return;
         }
         self.forget_stale(now);
-        self.less_from = if self.less == 0 { at } else { self.less_from.min(at) };
-        self.less += share;
-        self.is_due |= self.less >= self.size;
+        let grain = self.keep / GRAINS;
+        match self.returned.iter_mut().find(|(from, _)| from.abs_diff(at) <= grain) {
+            Some((from, amount)) => (*from, *amount) = (at.min(*from), *amount + share),
+            None => self.returned.push((at, share)),
+        }
+        let returned: u64 = self.returned.iter().map(|(_, amount)| amount).sum();
+        self.is_due |= returned >= self.size || self.returned.len() == MOST_RETURNED;
     }
 
     /// What came back too long ago is not written down any more: the ledger has forgotten that it left.
     fn forget_stale(&mut self, now: u64) {
-        if self.less_from.saturating_add(self.keep) <= now {
-            self.less = 0;
-        }
+        let keep = self.keep;
+        self.returned.retain(|(from, _)| from.saturating_add(keep) > now);
     }
 
-    fn note(&mut self, now: u64) -> Noted {
+    /// What is to be written down: one entry, or as many as instants that something came back from.
+    fn note(&mut self, now: u64) -> SmallVec<[Noted; 2]> {
         self.forget_stale(now);
         if self.is_over(now) {
             self.left = self.left.min(self.more);
         }
-        let ago = if self.less == 0 { 0 } else { now.saturating_sub(self.less_from) };
-        let noted = Noted {
-            keep: Duration::from_nanos(self.keep),
-            afresh: self.afresh,
-            more: self.more,
-            left: self.left,
-            less: self.less,
-            ago: Duration::from_nanos(ago),
-        };
-        (self.since, self.afresh, self.more, self.less, self.is_due) = (now, false, 0, 0, false);
+        let keep = Duration::from_nanos(self.keep);
+        let plain = Noted { keep, left: self.left, ..Noted::default() };
+        let back = |(from, less): (u64, u64)| (less, Duration::from_nanos(now.saturating_sub(from)));
+        let mut returned = self.returned.drain(..).map(back);
+        let (less, ago) = returned.next().unwrap_or_default();
+        let first = Noted { afresh: self.afresh, more: self.more, less, ago, ..plain };
+        let others = returned.map(|(less, ago)| Noted { less, ago, ..plain });
+        let noted = std::iter::once(first).chain(others).collect();
+        (self.since, self.afresh, self.more, self.is_due) = (now, false, 0, false);
         noted
     }
 }
