@@ -299,6 +299,20 @@ impl RateBucket {
         self.pace.owe(now, self.window.used());
     }
 
+    /// As if all of this had left by it, oldest first.
+    pub(crate) fn replay(&mut self, now: u64, past: &[(u64, u64)]) {
+        let (amount, burst) = (self.rate.amount(), self.rate.burst());
+        let began = past.first().map_or(now, |&(at, _)| at);
+        self.window = Window::new(amount, self.period);
+        self.pace = Pace::new(amount, self.period, burst, began);
+        for &(at, cost) in past {
+            self.window.record(at, cost.min(amount));
+            self.pace.take(at, cost.min(amount));
+        }
+        self.window.expire(now, self.hold());
+        self.pace.forgive(now);
+    }
+
     /// How long a departure is held: the window and the guard. What rounding adds is taken out of the guard, so that
     /// nothing but the guard is given away.
     pub(crate) fn hold(&self) -> u64 {

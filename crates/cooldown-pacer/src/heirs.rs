@@ -86,7 +86,10 @@ impl Keys {
         self.stated.get_mut(&id).into_iter().for_each(|stated| stated.inheritance = Some(inheritance.clone()));
         let known: Vec<KeyIndex> =
             self.table.iter().filter(|(_, state)| state.key.limits == id).map(|(index, _)| index as KeyIndex).collect();
-        known.into_iter().for_each(|index| self.endow(now, index));
+        for index in known {
+            self.endow(now, index);
+            self.plan_ahead_anew(now, index);
+        }
     }
 
     /// Gives a key what its list inherits.
@@ -143,6 +146,8 @@ impl Keys {
         for (heir, deed) in self.heirs(source, permit, after) {
             let buckets = &mut self.get_mut(heir).buckets;
             buckets.iter_mut().for_each(|bucket| bucket.restamp(permit.at, now, bucket.share_of(&permit.taken)));
+            self.get_mut(heir).ahead.iter_mut().for_each(|ahead| ahead.restamp(now, permit));
+            self.note_unwritten(heir);
             self.restamp_heirs(heir, now, permit, deed);
         }
     }
@@ -153,6 +158,8 @@ impl Keys {
             let state = self.get_mut(heir);
             state.held -= 1;
             state.buckets.iter_mut().for_each(|bucket| settle_bucket(bucket, now, permit, spent));
+            state.ahead.iter_mut().for_each(|ahead| ahead.settle(now, permit, spent));
+            self.note_unwritten(heir);
             self.settle_heirs(heir, now, permit, spent, deed);
         }
         self.get_mut(source).close_deeds(permit, after);

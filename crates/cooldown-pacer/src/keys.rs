@@ -8,6 +8,7 @@ use foldhash::fast::RandomState;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use crate::ahead::Ahead;
 use crate::ask::{Key, LimitsId, Permit, Spent};
 use crate::bucket::Bucket;
 use crate::cost::Cost;
@@ -39,6 +40,10 @@ pub(crate) struct Keys {
     pub(crate) deeds: u64,
     /// After this many newcomers, and before the next request names its keys, those that are as new are forgotten.
     sweep_in: usize,
+    /// What leaves by limits with a period of so many nanoseconds or longer is written ahead.
+    pub(crate) writes_from: Option<u64>,
+    /// Keys that may have something to write down.
+    pub(crate) unwritten: Vec<KeyIndex>,
 }
 
 /// A list of limits as it was given.
@@ -66,6 +71,8 @@ pub(crate) struct KeyState {
     pub(crate) taught: Option<Box<Taught>>,
     /// What it keeps for others, and of limits that are gone.
     pub(crate) estate: Option<Box<Estate>>,
+    /// What is written down of it before it leaves.
+    pub(crate) ahead: Option<Box<Ahead>>,
 }
 
 impl Keys {
@@ -78,6 +85,8 @@ impl Keys {
             max_keys,
             deeds: 0,
             sweep_in: SWEEP_FROM,
+            writes_from: None,
+            unwritten: Vec::new(),
         }
     }
 
@@ -105,9 +114,12 @@ impl Keys {
     /// left under them counts.
     pub(crate) fn set_limits(&mut self, now: u64, id: LimitsId, limits: Vec<Limit>) {
         let guard = self.guard;
-        for (_, state) in self.table.iter_mut().filter(|(_, state)| state.key.limits == id) {
+        let mut concerned: Vec<KeyIndex> = Vec::new();
+        for (index, state) in self.table.iter_mut().filter(|(_, state)| state.key.limits == id) {
             state.set_limits(now, &limits, guard);
+            concerned.push(index as KeyIndex);
         }
+        concerned.into_iter().for_each(|index| self.plan_ahead(now, index));
         if let Some(stated) = self.stated.get_mut(&id) {
             stated.limits = limits;
         }
@@ -183,6 +195,7 @@ impl Keys {
             let estate = self.table[*new as usize].estate.as_mut();
             estate.into_iter().for_each(|estate| estate.follow(&moved));
         }
+        self.unwritten.extend(other.unwritten.iter().filter_map(|old| moved.get(old)));
         self.sweep_in = self.table.len().max(SWEEP_FROM);
         moved
     }
@@ -211,11 +224,13 @@ impl Keys {
         let buckets = self.stated(key.limits).iter().map(|&limit| Bucket::new(limit, guard, now)).collect();
         let teaching = self.teaching(key.limits);
         let taught = teaching.map(|teaching| Box::new(Taught::new(now, teaching, self.stated(key.limits))));
-        let state = KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0, taught, estate: None };
+        let state =
+            KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0, taught, estate: None, ahead: None };
         let index = self.table.insert(state) as KeyIndex;
         self.index.insert(key, index);
         self.endow(now, index);
         shared.into_iter().for_each(|shared| self.endow_from_shared(now, granted, index, shared));
+        self.plan_ahead(now, index);
         index
     }
 
@@ -287,6 +302,9 @@ impl KeyState {
         if let Some(estate) = &mut self.estate {
             estate.take(now, due, cost);
         }
+        if let Some(ahead) = &mut self.ahead {
+            ahead.take(now, cost);
+        }
     }
 
     /// A request was really written at `now`.
@@ -299,6 +317,9 @@ impl KeyState {
         }
         if let Some(estate) = &mut self.estate {
             estate.restamp(now, permit);
+        }
+        if let Some(ahead) = &mut self.ahead {
+            ahead.restamp(now, permit);
         }
     }
 
@@ -313,6 +334,9 @@ impl KeyState {
         }
         if let Some(estate) = &mut self.estate {
             estate.settle(now, permit, spent);
+        }
+        if let Some(ahead) = &mut self.ahead {
+            ahead.settle(now, permit, spent);
         }
     }
 

@@ -22,6 +22,7 @@
 //! ```
 
 mod absorb;
+mod ahead;
 mod ask;
 mod backlog;
 mod bucket;
@@ -39,6 +40,7 @@ mod observation;
 mod observe;
 mod pace;
 mod pacer;
+mod past;
 mod predict;
 mod ramp;
 mod reading;
@@ -48,6 +50,7 @@ mod time;
 mod window;
 
 pub use absorb::Moved;
+pub use ahead::Entry;
 pub use ask::{Admission, Ask, Departure, Flow, Key, LimitsId, Permit, Refusal, Spent, Ticket, Urgency, Weight, Why};
 pub use backlog::{Backlog, FlowBacklog};
 pub use cost::{Cost, Unit};
@@ -56,4 +59,5 @@ pub use known::{Closure, Room, Source};
 pub use limit::{LARGEST_AMOUNT, LONGEST_PERIOD, Limit, Rate, RateError, SHORTEST_PERIOD};
 pub use observation::{Lesson, Observation, Refill, Told};
 pub use pacer::{Pacer, Settings, Teaching};
+pub use past::{Noted, Past};
 pub use time::Instant;

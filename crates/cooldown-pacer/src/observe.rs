@@ -98,13 +98,21 @@ impl Pacer {
     }
 
     fn hear(&mut self, now: u64, permit: &Permit, key: Key, told: &Told) -> Option<Lesson> {
+        self.hear_as_of(now, permit.nth, permit.at, key, told)
+    }
+
+    /// The answer to the request of permit `nth`, which left at `at`, told of a limit.
+    pub(crate) fn hear_as_of(&mut self, now: u64, nth: u64, at: u64, key: Key, told: &Told) -> Option<Lesson> {
         let sense = Sense::of(told)?;
         let guard = nanos(self.settings.guard);
         let index = self.index_of(now, key)?;
         let state = self.keys.get_mut(index);
         let (waiting, typical) = (state.waiting, state.typical());
-        let answered = Answered { now, nth: permit.nth, at: permit.at, waiting, typical, guard };
+        let answered = Answered { now, nth, at, waiting, typical, guard };
         let limit = state.taught.as_mut()?.hear(&answered, &sense);
+        if limit.is_some() {
+            self.keys.plan_ahead(now, index);
+        }
         self.look_again();
         limit.map(|limit| Lesson::Limit { key, limit })
     }

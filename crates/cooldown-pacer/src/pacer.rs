@@ -204,6 +204,7 @@ impl Pacer {
             }
         }
         permit.at = now;
+        self.keys.note_all_unwritten(&permit.keys);
     }
 
     /// A request is over: takes its permit back and corrects what was taken for it.
@@ -220,6 +221,7 @@ impl Pacer {
                 freed = true;
             }
         }
+        self.keys.note_all_unwritten(&permit.keys);
         if freed {
             self.look_again();
         }
@@ -309,6 +311,7 @@ impl Pacer {
             state.take(now, due, self.granted, &cost);
             plain &= state.taught.as_ref().is_none_or(|taught| taught.is_plain());
         }
+        self.keys.note_all_unwritten(&keys);
         Permit { keys, taken: cost, at: now, granted: now, nth: self.granted, heard: false, plain }
     }
 

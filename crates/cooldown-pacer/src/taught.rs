@@ -72,7 +72,7 @@ impl Taught {
         self.learned.iter().filter_map(|learned| learned.bucket.as_ref())
     }
 
-    fn buckets_mut(&mut self) -> impl Iterator<Item = &mut Bucket> {
+    pub(crate) fn buckets_mut(&mut self) -> impl Iterator<Item = &mut Bucket> {
         self.learned.iter_mut().filter_map(|learned| learned.bucket.as_mut())
     }
 

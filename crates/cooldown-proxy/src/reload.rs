@@ -170,6 +170,7 @@ impl Changes {
                 ("server: host, port or workers", listening(started) != listening(new)),
                 ("server: header_timeout, drain_timeout or max_connections", timing(started) != timing(new)),
                 ("server: tls", files(started) != files(new)),
+                ("state", started.state != new.state),
                 ("admin", started.admin != new.admin),
                 ("log", started.log != new.log),
                 ("telemetry", started.traces != new.traces),

@@ -6,6 +6,7 @@ mod fairness;
 mod heirs;
 mod join;
 mod learning;
+mod ledger;
 mod noise;
 mod promises;
 mod queues;

@@ -40,6 +40,7 @@ pub fn from_flags(upstream: &str, limits: &[String]) -> Result<Config, Faults> {
         clients: None,
         queue: Queue::default(),
         retry: Retry::default(),
+        state: None,
         admin: Some(Admin::default()),
         log: Log::default(),
         traces: None,

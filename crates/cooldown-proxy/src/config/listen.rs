@@ -8,7 +8,7 @@ use super::fault::Report;
 use super::field::{Field, Fields};
 use super::host;
 use super::identity::identity;
-use super::model::{Admin, Log, LogFormat, Server, ServerTls, is_loopback};
+use super::model::{Admin, Log, LogFormat, Server, ServerTls, State, is_loopback};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -122,6 +122,24 @@ pub(super) fn admin(file: &mut Fields<'_>, server: Option<&Server>, report: &mut
         report.fault(at, "admin: `server` listens on the same host and port", "choose another `port`");
     }
     Some(admin)
+}
+
+/// Reads `state`.
+pub(super) fn state(file: &mut Fields<'_>, report: &mut Report) -> Option<State> {
+    let field = file.take("state")?;
+    let at = field.at();
+    let mut section = field.fields(report)?;
+    let path = section.take("path");
+    let text = path.as_ref().and_then(|path| path.text(report));
+    section.close(report);
+    match (text, path) {
+        (Some(text), _) if !text.is_empty() => Some(State { path: text.into() }),
+        (None, Some(_)) => None,
+        _ => {
+            report.fault(at, "state: `path` is required", "write `state: {path: ./cooldown-state}`");
+            None
+        }
+    }
 }
 
 /// Reads `log`.

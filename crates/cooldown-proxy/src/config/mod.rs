@@ -155,7 +155,7 @@ fn read(mut file: Fields<'_>, folder: &Path, env: Env<'_>, report: &mut Report) 
     let admin = listen::admin(&mut file, server.as_ref(), report);
     let log = listen::log(&mut file, report);
     let traces = traces::telemetry(&mut file, env, report);
-    file.refuse_unsupported("state", report);
+    let state = listen::state(&mut file, report);
     file.refuse_unsupported("shared", report);
     file.close(report);
     Some(Config {
@@ -167,6 +167,7 @@ fn read(mut file: Fields<'_>, folder: &Path, env: Env<'_>, report: &mut Report) 
         clients,
         queue,
         retry,
+        state,
         admin,
         log,
         traces,

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use cooldown_pacer::{Limit, Urgency, Weight};
@@ -32,12 +33,21 @@ pub struct Config {
     pub queue: Queue,
     /// What is tried again.
     pub retry: Retry,
+    /// What outlasts the process; `None` = nothing.
+    pub state: Option<State>,
     /// The admin listener; `None` when it is off.
     pub admin: Option<Admin>,
     /// What is logged, and how.
     pub log: Log,
     /// Where traces go; `None` where there are none.
     pub traces: Option<Otlp>,
+}
+
+/// `state`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The folder; relative to where the program runs.
+    pub path: PathBuf,
 }
 
 /// `server`.

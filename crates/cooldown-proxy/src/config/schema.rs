@@ -48,13 +48,14 @@ providers:
 clients: {c: {token: t, weight: 1, urgency: 1, limits: {requests: 1/s}}}
 queue: {max_depth: 1, client_by: [token]}
 retry: {attempts: 1, on: [429]}
+state: {path: x}
 admin: {port: 1}
 log: {level: info, format: text, access: true}
 telemetry: {otlp: "http://a", sample: 1, service_name: s}
 "#;
 
     /// Fields that are only known in order to say that a later version will have them.
-    const UNSUPPORTED: [&str; 2] = ["state", "shared"];
+    const UNSUPPORTED: [&str; 1] = ["shared"];
 
     fn whole_schema() -> Value {
         serde_json::from_str(schema()).expect("the schema is JSON")

@@ -344,7 +344,9 @@ fn what_is_required_is_asked_for(#[case] text: &str, #[case] expected: &[&str]) 
 #[case("log: {level: loud}", "`log.level`: this is none of the known values")]
 #[case("log: {access: yes}", "`log.access`: this is none of the known values")]
 #[case("log: json", "`log`: fields are expected")]
-#[case("state: {path: x}", "`state` is not supported by this version")]
+#[case("state: {path: \"\"}", "state: `path` is required")]
+#[case("state: {}", "state: `path` is required")]
+#[case("state: ./x", "`state`: fields are expected")]
 #[case("shared: {redis: \"redis://:hunter2@x\"}", "`shared` is not supported by this version")]
 #[case(
     "default_rate_limit: {limits: {requests: {amount: 5, per: day, resets: \"00:00\"}}}",

@@ -3,6 +3,7 @@
 //! See ADR 0012.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use cooldown_pacer::LimitsId;
@@ -50,7 +51,7 @@ pub(super) enum ListName {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Known {
     pub pools: Arc<Pools>,
-    /// Hashes of its API keys; the place of a key is the subject that it is counted under.
+    /// Hashes of its API keys, which are the subjects that they are counted under.
     keys: Vec<u64>,
 }
 
@@ -127,17 +128,44 @@ impl ListName {
     }
 }
 
-impl Known {
-    /// The subjects that keys with these hashes are counted under: a known key keeps its own, wherever it stands now.
-    pub(super) fn subjects(&mut self, hashes: impl Iterator<Item = u64>) -> Vec<u64> {
-        let subject = |hash| match self.keys.iter().position(|known| *known == hash) {
-            Some(subject) => subject as u64,
-            None => {
-                self.keys.push(hash);
-                self.keys.len() as u64 - 1
+/// What a ledger and a person call it: the same in every process, and without secrets.
+impl fmt::Display for ListName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Upstream(owner) => write!(f, "{owner}"),
+            Self::Key(owner) => write!(f, "{owner}, each key"),
+            Self::Model(owner) => write!(f, "{owner}, each model"),
+            Self::Glob(owner, glob) => write!(f, "{owner}, models {glob}"),
+            Self::Pool(owner) => write!(f, "{owner}, each group"),
+            Self::Domain(domain, per_host) => {
+                write!(f, "domain {domain}{}", if *per_host { ", each host" } else { "" })
             }
-        };
-        hashes.map(subject).collect()
+            Self::DefaultOf(owner) => write!(f, "{owner}, each domain"),
+            Self::SharedDefault => f.write_str("each domain"),
+            Self::Client(name) => write!(f, "client {name}"),
+        }
+    }
+}
+
+/// `provider groq at https://api.groq.com:443`.
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { is_provider, name, tls, host, port } = self;
+        let kind = if *is_provider { "provider" } else { "route" };
+        write!(f, "{kind} {name} at http{}://{host}:{port}", if *tls { "s" } else { "" })
+    }
+}
+
+impl Known {
+    /// The subjects that keys with these hashes are counted under: a key keeps its own, wherever it stands.
+    pub(super) fn subjects(&mut self, hashes: impl Iterator<Item = u64>) -> Vec<u64> {
+        let subjects: Vec<u64> = hashes.collect();
+        for hash in &subjects {
+            if !self.keys.contains(hash) {
+                self.keys.push(*hash);
+            }
+        }
+        subjects
     }
 }
 

@@ -3,6 +3,8 @@
 //! The lock is held for the pacer's decision alone. Permits are handed over, and dropped, after it is released: a permit
 //! that nobody wants any more takes the lock again to give back what it held.
 
+mod written;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -11,8 +13,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cooldown_pacer::{
-    Ask, Backlog, Closure, Cost, Departure, Heritage, Instant, Key, Lesson, Limit, LimitsId, Moved, Observation, Pacer,
-    Refusal, Room, Settings, Spent, Ticket,
+    Ask, Backlog, Closure, Cost, Departure, Entry, Heritage, Instant, Key, Lesson, Limit, LimitsId, Moved, Observation,
+    Pacer, Refusal, Room, Settings, Spent, Ticket,
 };
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
@@ -22,6 +24,7 @@ use tokio::sync::oneshot;
 use super::alarm::Alarm;
 use super::change::{Change, Legacy, Statement};
 use super::clock::Clock;
+use super::ledger::{Ledger, SHORTEST};
 
 /// A permit is stamped again when its request is written later than this after the grant; the guard covers less.
 const STAMP_AGAIN: Duration = Duration::from_micros(200);
@@ -57,6 +60,10 @@ struct Inner {
     gone_until: Instant,
     /// Lists that have not been there for a whole window yet, what left before them, and until when that matters.
     newcomers: Vec<(LimitsId, Vec<Heritage>, Instant)>,
+    /// Where it is written down what leaves by long limits, if anywhere.
+    ledger: Option<Arc<Ledger>>,
+    /// Reused between calls.
+    entries: Vec<Entry>,
     /// Another line has taken over everything.
     moved: Option<(Arc<Line>, Moved)>,
 }
@@ -119,9 +126,13 @@ type Told = Vec<(oneshot::Sender<Outcome>, Outcome)>;
 type KeyList = SmallVec<[Key; 4]>;
 
 impl Line {
-    pub(super) fn new(settings: Settings, clock: Clock, alarm: &Arc<Alarm>) -> Arc<Self> {
+    pub(super) fn new(settings: Settings, clock: Clock, alarm: &Arc<Alarm>, ledger: Option<Arc<Ledger>>) -> Arc<Self> {
+        let mut pacer = Pacer::new(settings);
+        if ledger.is_some() {
+            pacer.write_ahead(SHORTEST);
+        }
         let inner = Inner {
-            pacer: Pacer::new(settings),
+            pacer,
             waiting: HashMap::default(),
             movable: HashMap::default(),
             armed: None,
@@ -130,6 +141,8 @@ impl Line {
             configuration: 0,
             gone_until: Instant::START,
             newcomers: Vec::new(),
+            ledger,
+            entries: Vec::new(),
             moved: None,
         };
         Arc::new_cyclic(|line| {
@@ -290,13 +303,20 @@ impl Line {
     pub(super) fn close(self: &Arc<Self>, key: Key, lasting: Duration) {
         self.decide(|inner, now, _| {
             inner.pacer.close(now, key, now.after(lasting));
+            inner.note_closed(key, lasting);
             inner.vacate(now, key);
         });
     }
 
     /// A person opens every key of these limits.
     pub(super) fn open(self: &Arc<Self>, limits: &[LimitsId]) {
-        self.decide(|inner, now, _| limits.iter().for_each(|limits| inner.pacer.open(now, *limits)));
+        self.decide(|inner, now, _| {
+            for limits in limits {
+                let closed = inner.pacer.closed(now, *limits);
+                inner.pacer.open(now, *limits);
+                closed.iter().for_each(|closure| inner.note_closed(closure.key, Duration::ZERO));
+            }
+        });
     }
 
     /// A person pauses a key, or lets it go on. Who could go another way than by a paused one does.
@@ -381,7 +401,10 @@ impl Line {
             self.alarm.set(self.number, due);
         }
         let told = std::mem::take(&mut inner.told);
+        let behind = inner.write_ahead(now);
         drop(inner);
+        // Nobody goes before it is written that they may.
+        behind.into_iter().for_each(|ledger| ledger.write());
         hand_over(told);
         answer
     }
@@ -515,6 +538,7 @@ impl Permit {
         }
         held.decide(|inner, now, permit| {
             let lesson = inner.pacer.observe(now, permit, observation);
+            lesson.iter().for_each(|lesson| inner.note_lesson(now, lesson));
             if let Some(Lesson::Closed { key, until }) = &lesson
                 && until.since(now) >= WORTH_MOVING
             {
@@ -586,7 +610,7 @@ mod tests {
     fn line(limit: Limit) -> (Arc<Line>, Key, AlarmThread) {
         let clock = Clock::start();
         let thread = AlarmThread::start(clock).expect("a thread");
-        let line = Line::new(Settings::default(), clock, thread.alarm());
+        let line = Line::new(Settings::default(), clock, thread.alarm(), None);
         let limits = LimitsId::new(0);
         line.change(&Change {
             statements: vec![Statement { id: limits, limits: vec![limit], teaching: None, legacy: Legacy::None }],

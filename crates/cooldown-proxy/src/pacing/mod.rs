@@ -10,18 +10,21 @@ mod change;
 mod clock;
 mod hand;
 mod keys;
+mod ledger;
 mod line;
 mod plan;
 mod room;
 mod succession;
 
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use cooldown_pacer::{Key, LimitsId};
-use foldhash::quality::RandomState;
+use cooldown_pacer::{Instant, Key, LimitsId};
+use foldhash::quality::FixedState;
 use smallvec::SmallVec;
 
 pub use clock::Clock;
@@ -31,9 +34,11 @@ pub use succession::{Asked, Concern, Wanted};
 
 use crate::config::{Config, ModelGlob};
 use crate::proxy::route::HostTable;
+use crate::telemetry::Metrics;
 use alarm::AlarmThread;
 use carried::{Carried, Owner};
 use keys::Pools;
+use ledger::{Ledger, Memory, Opened, SyncingThread};
 use plan::Group;
 use room::Labels;
 use succession::Next;
@@ -51,16 +56,20 @@ pub struct Pacing {
     /// Keys that a person could name.
     named: Vec<room::Named>,
     labels: Labels,
-    hasher: RandomState,
+    hasher: FixedState,
     /// What a reload finds again.
     carried: Carried,
     alarm: Arc<AlarmThread>,
+    /// What outlasts the process, if anything.
+    ledger: Option<Arc<SyncingThread>>,
     /// Which lists each line holds.
     groups: Vec<Group>,
     /// By the index of the route.
     owners: Vec<Owner>,
     /// By the index of the client.
     client_names: Vec<String>,
+    /// Keys of ours that an earlier process left alone, and until when.
+    resting: Vec<(Key, Instant)>,
     /// How many reloads came before.
     number: u32,
     /// What is in force in its place.
@@ -113,7 +122,62 @@ impl Pacing {
     /// # Errors
     /// When the alarm's thread cannot be started.
     pub fn new(config: &Config) -> io::Result<Self> {
-        plan::Plan::of(config, &Carried::default()).build(config)
+        plan::Plan::of(config, &Carried::default()).build(config, Clock::start(), None)
+    }
+
+    /// The same with what an earlier process wrote down in a folder, and with everything that another process will need
+    /// written down there.
+    ///
+    /// # Errors
+    /// When a thread cannot be started, or another process uses the folder.
+    pub fn with_state(config: &Config, folder: &Path, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let clock = Clock::start_at(Ledger::EPOCH);
+        let Opened { ledger, keys } = Ledger::open(folder, clock, metrics)?;
+        let thread = Arc::new(SyncingThread::start(ledger)?);
+        let mut pacing = plan::Plan::of(config, &Carried::default()).build(config, clock, Some(thread))?;
+        pacing.recall(&keys);
+        Ok(pacing)
+    }
+
+    /// Lets every key that there is now start with what is known of it.
+    fn recall(&mut self, keys: &HashMap<(String, u64), Memory, foldhash::fast::RandomState>) {
+        let lists: HashMap<String, _> = self.carried.lists().map(|(name, list)| (name.to_string(), list)).collect();
+        let mut resting = Vec::new();
+        for ((list, subject), memory) in keys {
+            if let Some((line, limits)) = lists.get(list) {
+                let key = Key { limits: *limits, subject: *subject };
+                line.recall(key, memory);
+                resting.extend(memory.rests.map(|lasting| (key, self.clock.now().after(lasting))));
+            }
+        }
+        self.resting = resting;
+    }
+
+    /// Writes down that a key of a route's own is left alone for so long; or not any more, if that is nothing.
+    pub fn note_rest(&self, route: usize, key: usize, lasting: Duration) {
+        let Lists { key: limits, subjects, .. } = &self.routes[route].lists;
+        if let (Some(thread), Some(&subject)) = (&self.ledger, subjects.get(key)) {
+            thread.ledger().add_rest(Key { limits: *limits, subject }, lasting);
+            thread.ledger().write();
+        }
+    }
+
+    /// Until when an earlier process left a key of a route's own alone.
+    pub fn rested(&self, route: usize, key: usize) -> Option<Instant> {
+        let Lists { key: limits, subjects, .. } = &self.routes[route].lists;
+        let key = Key { limits: *limits, subject: *subjects.get(key)? };
+        self.resting.iter().find(|(resting, _)| *resting == key).map(|(_, until)| *until)
+    }
+
+    /// Tells the ledger what lists of limits are called now.
+    fn name_lists(&self) {
+        let names = || self.carried.lists().map(|(name, (_, limits))| (*limits, name.to_string()));
+        self.ledger.iter().for_each(|thread| thread.ledger().name_lists(names()));
+    }
+
+    /// Nothing leaves any more: what was written ahead is given back.
+    pub fn close_ledger(&self) {
+        self.lines.iter().for_each(|line| line.close_ledger());
     }
 
     /// The pacers for a changed configuration. What stays goes on in the same lines: with all that has left, what
@@ -126,6 +190,7 @@ impl Pacing {
             // What is called the first key may be another one now.
             self.labels.known().lock().retain(|_, label| label.key.is_none());
         }
+        next.name_lists();
         let next = Arc::new(next);
         // Who asks by a list before its line has changed is counted, too.
         changes.iter().for_each(|(line, change)| line.announce(change));
@@ -151,9 +216,10 @@ impl Pacing {
         self.clock
     }
 
-    /// A number for an identity, the same on every worker and different in every process.
+    /// A number for an identity, the same on every worker. It is different in every process, or for every ledger where
+    /// there is one.
     pub fn hash(&self, identity: &[u8]) -> u64 {
-        self.hasher.hash_one(identity)
+        hash(&self.hasher, identity)
     }
 
     /// A number that nobody can foresee, to spread things with.
@@ -189,4 +255,13 @@ impl Pacing {
         let subject = if entry.per_host { self.hash(host.as_bytes()) } else { 0 };
         entry.limits.map(|limits| Key { limits, subject })
     }
+}
+
+/// What identities are hashed with.
+fn hasher(seed: u64) -> FixedState {
+    FixedState::with_seed(seed)
+}
+
+fn hash(hasher: &FixedState, identity: &[u8]) -> u64 {
+    hasher.hash_one(identity)
 }

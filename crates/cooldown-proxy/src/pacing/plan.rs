@@ -13,13 +13,14 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use cooldown_pacer::{Key, Limit, LimitsId, Settings, Teaching};
-use foldhash::quality::RandomState;
+use foldhash::quality::{FixedState, RandomState};
 
 use super::alarm::AlarmThread;
 use super::carried::{Carried, ListName, Owner};
 use super::change::{Change, Legacy, Statement};
 use super::clock::Clock;
 use super::keys::Label;
+use super::ledger::{Ledger, SyncingThread};
 use super::line::Line;
 use super::room::{LabelTable, Labels, List, Named};
 use super::{DomainEntry, Lists, Pacing, RouteLimits};
@@ -68,7 +69,7 @@ struct Part {
 struct Build<'a> {
     plan: &'a Plan,
     config: &'a Config,
-    hasher: RandomState,
+    hasher: FixedState,
     /// By the place of the part's representative; `None` where no route leads.
     parts: Vec<Option<Part>>,
     carried: Carried,
@@ -199,11 +200,13 @@ impl Plan {
     }
 
     /// Makes a pacer of each part, from nothing.
-    pub(super) fn build(self, config: &Config) -> io::Result<Pacing> {
-        let clock = Clock::start();
+    pub(super) fn build(self, config: &Config, clock: Clock, ledger: Option<Arc<SyncingThread>>) -> io::Result<Pacing> {
         let alarm = Arc::new(AlarmThread::start(clock)?);
-        let build = Build::new(&self, config, RandomState::default(), Carried::default(), clock, &alarm, &[]);
-        let (pacing, changes) = build.finish(Arc::default(), 0, clock, alarm);
+        let seed = ledger.as_ref().map_or_else(|| RandomState::default().hash_one(0), |thread| thread.ledger().seed());
+        let means = (clock, &*alarm, ledger.as_ref().map(|thread| thread.ledger()));
+        let build = Build::new(&self, config, super::hasher(seed), Carried::default(), means, &[]);
+        let (pacing, changes) = build.finish(Arc::default(), 0, clock, alarm, ledger);
+        pacing.name_lists();
         changes.into_iter().for_each(|(line, change)| line.change(&change));
         Ok(pacing)
     }
@@ -211,8 +214,10 @@ impl Plan {
     /// Makes a pacer of each part, from those that there are, and says what has to change in them.
     pub(super) fn rebuild(self, config: &Config, carried: Carried, before: &Pacing) -> (Pacing, Changes) {
         let (clock, alarm) = (before.clock, Arc::clone(&before.alarm));
-        let build = Build::new(&self, config, before.hasher.clone(), carried, clock, &alarm, &before.groups);
-        build.finish(Arc::clone(before.labels.known()), before.number + 1, clock, alarm)
+        let ledger = before.ledger.clone();
+        let means = (clock, &*alarm, ledger.as_ref().map(|thread| thread.ledger()));
+        let build = Build::new(&self, config, before.hasher.clone(), carried, means, &before.groups);
+        build.finish(Arc::clone(before.labels.known()), before.number + 1, clock, alarm, ledger)
     }
 
     fn leads_to(&self, place: usize) -> bool {
@@ -224,10 +229,9 @@ impl<'a> Build<'a> {
     fn new(
         plan: &'a Plan,
         config: &'a Config,
-        hasher: RandomState,
+        hasher: FixedState,
         carried: Carried,
-        clock: Clock,
-        alarm: &AlarmThread,
+        (clock, alarm, ledger): (Clock, &AlarmThread, Option<&Arc<Ledger>>),
         groups: &'a [Group],
     ) -> Self {
         let stated = HashSet::new();
@@ -249,7 +253,7 @@ impl<'a> Build<'a> {
                         base.set_settings(settings);
                         Arc::clone(base)
                     }
-                    None => Line::new(settings, clock, alarm.alarm()),
+                    None => Line::new(settings, clock, alarm.alarm(), ledger.cloned()),
                 };
                 Part { line, named: Vec::new(), taught: Vec::new(), change: Change::default() }
             });
@@ -264,6 +268,7 @@ impl<'a> Build<'a> {
         number: u32,
         clock: Clock,
         alarm: Arc<AlarmThread>,
+        ledger: Option<Arc<SyncingThread>>,
     ) -> (Pacing, Changes) {
         let clients = self.client_limits();
         let domains = self.domain_limits();
@@ -311,9 +316,11 @@ impl<'a> Build<'a> {
             hasher,
             carried,
             alarm,
+            ledger,
             groups,
             owners,
             client_names,
+            resting: Vec::new(),
             number,
             next,
         };

@@ -19,7 +19,7 @@ use crate::config::model::{KeyField, Keys, Provider};
 use crate::provider::{Charge, Estimate, Estimator, Tokenizer};
 
 /// For how long a key is left alone whose money is spent, or which the upstream does not accept.
-const REST: Duration = Duration::from_secs(600);
+pub(super) const REST: Duration = Duration::from_secs(600);
 
 /// What is known of a provider.
 #[derive(Debug)]
@@ -142,6 +142,14 @@ impl Route {
         let Some(key) = self.key(key) else { return false };
         key.rests_until.store(now.after(REST).as_nanos(), Relaxed);
         true
+    }
+
+    /// Leaves each key alone for as long as an earlier process would have.
+    pub(super) fn go_on_resting(&self, until: impl Fn(usize) -> Option<Instant>) {
+        let keys = self.api.iter().flat_map(|api| &api.keys).enumerate();
+        for (key, until) in keys.filter_map(|(index, key)| Some((key, until(index)?))) {
+            key.rests_until.store(until.as_nanos(), Relaxed);
+        }
     }
 
     /// Whether a key is left alone.

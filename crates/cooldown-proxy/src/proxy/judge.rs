@@ -9,6 +9,7 @@ use cooldown_pacer::{Cost, Key, Lesson, Observation, Spent, Unit};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 
+use super::api::REST;
 use super::arrival::Arrival;
 use super::call::is_json;
 use super::forward::{Answer, Turn};
@@ -262,6 +263,7 @@ impl Attempt<'_> {
                 let way = journey.ways.get(self.leg.way);
                 if route.rest(way.key, worker.site.pacing.clock().now()) {
                     self.leg.line.vacate(self.leg.keys.of(Scope::Key));
+                    way.key.iter().for_each(|key| worker.site.pacing.note_rest(way.route, *key, REST));
                     let number = way.key.map_or(0, |key| key + 1);
                     let text = match class {
                         Class::Money => "its money is spent: the key is left alone for a while",

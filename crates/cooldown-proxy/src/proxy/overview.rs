@@ -74,6 +74,7 @@ impl Site {
         let index = self.named(upstream)?;
         self.pacing.open(index);
         self.routes[index].wake_keys();
+        (0..self.routes[index].keys()).for_each(|key| self.pacing.note_rest(index, key, Duration::ZERO));
         self.tell_by_hand(upstream, "released by hand");
         Ok(())
     }

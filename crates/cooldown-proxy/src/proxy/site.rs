@@ -102,10 +102,17 @@ impl Site {
     /// Builds everything that requests need.
     ///
     /// # Errors
-    /// When the TLS library or the system refuses what is asked of it.
+    /// When the TLS library or the system refuses what is asked of it, or another process uses the state's folder.
     pub fn new(config: &Config, metrics: Arc<Metrics>, access: AccessLog) -> anyhow::Result<Self> {
-        let pacing = Arc::new(Pacing::new(config).context("the pacing thread cannot be started")?);
+        let pacing = match &config.state {
+            Some(state) => Pacing::with_state(config, &state.path, Arc::clone(&metrics))?,
+            None => Pacing::new(config).context("the pacing thread cannot be started")?,
+        };
+        let pacing = Arc::new(pacing);
         let routes = routes(config, &metrics);
+        for (index, route) in routes.iter().enumerate() {
+            route.go_on_resting(|key| pacing.rested(index, key));
+        }
         api::load_tokenizers(&config.providers).context("the tokenizers' thread cannot be started")?;
         let endpoints = endpoints(&routes)?;
         let memory = Arc::new(BodyMemory::of_process(max_body(config)));

@@ -35,6 +35,8 @@ pub enum EventKind {
     ByHand,
     /// The configuration was read again.
     Reload,
+    /// What should survive a restart cannot be read or written.
+    State,
 }
 
 /// One thing that happened, once or several times.

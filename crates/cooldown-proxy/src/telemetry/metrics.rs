@@ -1,7 +1,7 @@
 //! Figures of each upstream and of each domain, counted without a lock on the way of a request.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,6 +37,17 @@ pub(super) struct Boards {
     pub(super) domains: RwLock<HashMap<Box<str>, Arc<RouteMetrics>>>,
     pub(super) limits: OnceLock<LimitSource>,
     pub(super) started: u64,
+    pub(super) state: StateMetrics,
+}
+
+/// The figures of what is written down to survive a restart.
+#[derive(Debug, Default)]
+pub struct StateMetrics {
+    /// Whether anything is.
+    pub(super) is_kept: AtomicBool,
+    pub(super) entries: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) faults: AtomicU64,
 }
 
 /// Asks the pacers, at each scrape, how their limits stand.
@@ -157,6 +168,7 @@ impl Metrics {
             domains: RwLock::default(),
             limits: OnceLock::new(),
             started: unix_seconds(),
+            state: StateMetrics::default(),
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Scrape(Arc::clone(&boards))));
@@ -166,6 +178,11 @@ impl Metrics {
     /// What happened lately.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// What is told of the state that survives a restart.
+    pub fn state(&self) -> &StateMetrics {
+        &self.boards.state
     }
 
     /// When the program started, in Unix seconds.
@@ -215,6 +232,28 @@ impl fmt::Debug for Metrics {
 impl fmt::Debug for Boards {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Boards").finish_non_exhaustive()
+    }
+}
+
+impl StateMetrics {
+    /// There is a ledger.
+    pub fn is_kept(&self) {
+        self.is_kept.store(true, Relaxed);
+    }
+
+    /// So many entries were written, or kept until they can be.
+    pub fn wrote(&self, entries: u64) {
+        self.entries.fetch_add(entries, Relaxed);
+    }
+
+    /// The ledger has this many bytes.
+    pub fn is_long(&self, bytes: u64) {
+        self.bytes.store(bytes, Relaxed);
+    }
+
+    /// Something could not be read or written.
+    pub fn failed(&self) {
+        self.faults.fetch_add(1, Relaxed);
     }
 }
 

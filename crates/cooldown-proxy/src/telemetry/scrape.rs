@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::metrics::{
-    Boards, CooldownFigure, LimitFigures, RoomFigure, RouteMetrics, Scope, WAIT_BUCKETS, WaitHistogram,
+    Boards, CooldownFigure, LimitFigures, RoomFigure, RouteMetrics, Scope, StateMetrics, WAIT_BUCKETS, WaitHistogram,
 };
 
 /// Reads the boards when it is asked; nothing is copied before.
@@ -27,6 +27,7 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         encode_process(&mut encoder, self.0.started)?;
+        encode_state(&mut encoder, &self.0.state)?;
         let LimitFigures { room, cooldowns } = self.0.limits.get().map(|source| source()).unwrap_or_default();
         for (scope, board) in [(Scope::Upstream, &self.0.upstreams), (Scope::Domain, &self.0.domains)] {
             let mut entries: Entries =
@@ -49,6 +50,21 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>, started: u64) -> fmt::Res
     let help = "Unix time of the start";
     let start = encoder.encode_descriptor("cooldown_start_timestamp_seconds", help, None, MetricType::Gauge)?;
     ConstGauge::new(started).encode(start)
+}
+
+fn encode_state(encoder: &mut DescriptorEncoder<'_>, state: &StateMetrics) -> fmt::Result {
+    if !state.is_kept.load(Relaxed) {
+        return Ok(());
+    }
+    let mut counter = |name: &str, help: &str, count: &AtomicU64| {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(count.load(Relaxed)).encode(metric)
+    };
+    counter("cooldown_state_entries", "Entries of the ledger that survives a restart", &state.entries)?;
+    counter("cooldown_state_faults", "Times that the ledger could not be read or written", &state.faults)?;
+    let metric =
+        encoder.encode_descriptor("cooldown_state_bytes", "The size of the ledger's file", None, MetricType::Gauge)?;
+    ConstGauge::new(state.bytes.load(Relaxed)).encode(metric)
 }
 
 fn encode_board(encoder: &mut DescriptorEncoder<'_>, scope: Scope, entries: &Entries) -> fmt::Result {

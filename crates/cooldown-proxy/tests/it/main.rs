@@ -39,6 +39,7 @@ mod shutdown;
 mod simulate;
 mod smuggling;
 mod stalled;
+mod state;
 mod streaming;
 mod tls;
 mod tls_listener;

@@ -3,7 +3,7 @@
 
 const KEPT = 120; // seconds that the curves show
 const MINUTE = 60; // seconds that shares and percentiles look back on
-const TONES = { learned: "good", closed: "warm", refused: "bad", key_rests: "bad", unreachable: "bad", by_hand: "quiet", reload: "good" };
+const TONES = { learned: "good", closed: "warm", refused: "bad", key_rests: "bad", unreachable: "bad", by_hand: "quiet", reload: "good", state: "bad" };
 
 const byId = (id) => document.getElementById(id);
 const cards = new Map(); // by the upstream's name: its card and what was told of it lately

@@ -78,6 +78,16 @@ impl Binary {
         Self::launched(folder, command)
     }
 
+    /// Starts it with `config` where no file may grow beyond a few kilobytes.
+    pub(crate) fn serve_without_room(config: &str) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        std::fs::write(folder.path().join("config.yaml"), config).expect("the file is written");
+        let mut command = Command::new("sh");
+        let limited = "trap '' XFSZ; ulimit -S -f 8; exec \"$0\"";
+        command.args(["-c", limited, env!("CARGO_BIN_EXE_cooldown-proxy")]);
+        Self::launched(folder, command)
+    }
+
     /// Starts it by `command`, which becomes the program in the end.
     pub(crate) fn launched(folder: TempDir, mut command: Command) -> Self {
         let mut child = command
