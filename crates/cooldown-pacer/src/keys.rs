@@ -12,6 +12,7 @@ use crate::bucket::Bucket;
 use crate::cost::Cost;
 use crate::limit::Limit;
 use crate::pacer::Teaching;
+use crate::share::Share;
 use crate::taught::Taught;
 
 /// The subject that all keys beyond the bound share.
@@ -43,6 +44,8 @@ struct Stated {
     limits: Vec<Limit>,
     /// Whether the upstream may add to them.
     teaching: Option<Teaching>,
+    /// Whether other instances use them too.
+    shared: bool,
 }
 
 /// The buckets of one key.
@@ -58,6 +61,8 @@ pub(crate) struct KeyState {
     pub(crate) held: u32,
     /// What the upstream has taught about it, where it may.
     pub(crate) taught: Option<Box<Taught>>,
+    /// What this instance holds of each limit, where others use them too.
+    pub(crate) shares: Box<[Share]>,
 }
 
 impl Keys {
@@ -73,19 +78,27 @@ impl Keys {
     }
 
     pub(crate) fn add_limits(&mut self, limits: Vec<Limit>, teaching: Option<Teaching>) -> LimitsId {
-        self.stated.push(Stated { limits, teaching });
+        self.stated.push(Stated { limits, teaching, shared: false });
         LimitsId(self.stated.len() as u32 - 1)
     }
 
     /// Replaces a list of limits. Each goes on from what the buckets of its unit know: the one of the same period, else
     /// the one that remembers longest.
     pub(crate) fn set_limits(&mut self, now: u64, id: LimitsId, limits: Vec<Limit>) {
-        let guard = self.guard;
+        let (guard, shared) = (self.guard, self.is_shared(id));
         for (_, state) in self.table.iter_mut().filter(|(_, state)| state.key.limits == id) {
             let old: Vec<Bucket> = state.buckets.drain(..).collect();
             for &limit in &limits {
                 let bucket = inherit(&old, now, limit, guard).unwrap_or_else(|| state.join_late(now, limit, guard));
                 state.buckets.push(bucket);
+            }
+            if shared {
+                let kept = |limit: &Limit| {
+                    let same = old.iter().position(|bucket| is_same(bucket.limit(), *limit));
+                    same.and_then(|nth| state.shares.get(nth).copied()).unwrap_or_else(|| Share::of_stranger(*limit))
+                };
+                state.shares = limits.iter().map(kept).collect();
+                state.hold_to_shares(now);
             }
         }
         if let Some(stated) = self.stated.get_mut(id.0 as usize) {
@@ -119,6 +132,26 @@ impl Keys {
     /// The limits that a key has when nothing is known about it yet.
     pub(crate) fn stated(&self, id: LimitsId) -> &[Limit] {
         self.stated.get(id.0 as usize).map_or(&[], |stated| &stated.limits)
+    }
+
+    /// From now on other instances use these limits too: nothing but a stranger's share is this one's.
+    pub(crate) fn share(&mut self, now: u64, id: LimitsId) {
+        let Some(stated) = self.stated.get_mut(id.0 as usize) else { return };
+        stated.shared = true;
+        let shares: Box<[Share]> = stated.limits.iter().map(|&limit| Share::of_stranger(limit)).collect();
+        for state in self.of_mut(id) {
+            state.shares = shares.clone();
+            state.hold_to_shares(now);
+        }
+    }
+
+    /// Holds every shared limit to what is this instance's at `now`. When that changes next.
+    pub(crate) fn hold_to_shares(&mut self, now: u64) -> u64 {
+        self.table.iter_mut().map(|(_, state)| state.hold_to_shares(now)).min().unwrap_or(u64::MAX)
+    }
+
+    fn is_shared(&self, id: LimitsId) -> bool {
+        self.stated.get(id.0 as usize).is_some_and(|stated| stated.shared)
     }
 
     fn teaching(&self, id: LimitsId) -> Option<Teaching> {
@@ -158,7 +191,12 @@ impl Keys {
         let buckets = self.stated(key.limits).iter().map(|&limit| Bucket::new(limit, guard, now)).collect();
         let teaching = self.teaching(key.limits);
         let taught = teaching.map(|teaching| Box::new(Taught::new(now, teaching, self.stated(key.limits))));
-        let state = KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0, taught };
+        let mut state =
+            KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0, taught, shares: Box::default() };
+        if self.is_shared(key.limits) {
+            state.shares = self.stated(key.limits).iter().map(|&limit| Share::of_stranger(limit)).collect();
+            state.hold_to_shares(now);
+        }
         let index = self.table.insert(state) as KeyIndex;
         self.index.insert(key, index);
         index
@@ -198,6 +236,16 @@ impl KeyState {
     fn is_as_new(&mut self, now: u64) -> bool {
         self.buckets.iter_mut().all(|bucket| bucket.is_as_new(now))
             && self.taught.as_mut().is_none_or(|taught| taught.is_as_new(now))
+    }
+
+    /// Holds each shared limit to what is this instance's at `now`. When that changes next.
+    pub(crate) fn hold_to_shares(&mut self, now: u64) -> u64 {
+        let pairs = self.buckets.iter_mut().zip(&self.shares);
+        let changes = pairs.map(|(bucket, share)| {
+            bucket.allow(now, share.at(now), share.hoped);
+            share.changes(now)
+        });
+        changes.min().unwrap_or(u64::MAX)
     }
 
     /// The buckets of every limit that is known, whoever stated it.
@@ -288,6 +336,15 @@ fn inherit(old: &[Bucket], now: u64, limit: Limit, guard: u64) -> Option<Bucket>
     let mut bucket = old.iter().filter(|bucket| bucket.is_alike(limit)).max_by_key(closeness)?.clone();
     bucket.retune(now, limit, guard);
     Some(bucket)
+}
+
+/// Whether two limits are one whose amount may have changed.
+fn is_same(a: Limit, b: Limit) -> bool {
+    match (a, b) {
+        (Limit::Rate(a), Limit::Rate(b)) => a.unit() == b.unit() && a.period() == b.period(),
+        (Limit::Concurrency(_), Limit::Concurrency(_)) => true,
+        _ => false,
+    }
 }
 
 fn settle_bucket(bucket: &mut Bucket, now: u64, permit: &Permit, spent: Spent) {

@@ -10,5 +10,6 @@ mod queues;
 mod reload;
 mod rules;
 mod scenarios;
+mod sharing;
 mod upstream;
 mod world;
