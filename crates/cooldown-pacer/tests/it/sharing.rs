@@ -429,6 +429,8 @@ fn suffer(fleet: &mut Fleet, fault: &Fault) {
 
 fn heal(fleet: &mut Fleet) {
     (fleet.frozen_until, fleet.dead_until, fleet.loss, fleet.delay) = (0, 0, 0, MILLI);
+    let now = fleet.now;
+    fleet.network.iter_mut().for_each(|(when, _)| *when = now.min(*when));
     for nth in 0..fleet.members.len() {
         (fleet.members[nth].paused_until, fleet.members[nth].cut_until) = (0, 0);
         fleet.members[nth].flows = 20;
