@@ -19,6 +19,9 @@ const RECENT: u64 = 2_000_000_000;
 /// or within this part of the period, if that is shorter.
 const RECENT_PART: u64 = 8;
 
+/// In this time a share that has grown is used.
+const CATCHING_UP: u64 = 10_000_000_000;
+
 /// The running state of one limit for one key.
 #[derive(Debug, Clone)]
 pub(crate) enum Bucket {
@@ -307,22 +310,13 @@ impl RateBucket {
     fn allow(&mut self, now: u64, amount: u64, hoped: u64) {
         let (whole, amount) = (self.rate.amount(), amount.min(self.rate.amount()));
         self.hoped = hoped.clamp(amount.max(1), whole);
-        if amount == self.window.amount() {
-            return;
-        }
         self.window.allow(amount);
-        // With nothing to give the window alone holds back; a pace that stands still could not be predicted by.
-        let paced = amount.max(1);
-        let burst = (u128::from(self.rate.burst()) * u128::from(paced)).div_ceil(u128::from(whole)) as u64;
-        self.pace.allow(now, paced, self.period, burst);
-    }
-
-    /// Nanoseconds that `cost` will probably occupy.
-    pub(crate) fn span(&self, cost: f64) -> f64 {
-        if self.hoped == self.window.amount() {
-            return self.pace.span(cost);
-        }
-        cost * self.period as f64 / self.hoped as f64
+        // The window alone holds to the share. Room in it that has come from others is used within a while, not a period.
+        let room = amount.saturating_sub(self.window.used());
+        let room = u128::from(room) * u128::from(self.period) / u128::from(CATCHING_UP);
+        let paced = u128::from(self.hoped).saturating_add(room).min(u128::from(whole));
+        let burst = (u128::from(self.rate.burst()) * u128::from(self.hoped)).div_ceil(u128::from(whole));
+        self.pace.allow(now, paced as u64, self.period, burst as u64);
     }
 
     /// How long a departure is held: the window and the guard. What rounding adds is taken out of the guard, so that

@@ -143,7 +143,7 @@ impl KeyState {
             Bucket::Rate(bucket) => {
                 // Packing may leave up to half of a window unused.
                 let laps = self.backlog.get(bucket.unit()) * 2 / bucket.hoped + 3;
-                let debt = bucket.span((-bucket.pace.level(opens)).max(0.0)) as u64;
+                let debt = bucket.pace.span((-bucket.pace.level(opens)).max(0.0)) as u64;
                 opens.saturating_add(bucket.hold().saturating_mul(laps)).saturating_add(debt)
             }
             Bucket::Slots(slots) => slot_departure(slots, opens, f64::from(self.waiting)),
@@ -179,7 +179,7 @@ fn rate_departure(bucket: &RateBucket, now: u64, ahead: u64, own: u64) -> u64 {
     let first = departure_in_window(bucket, now, before, own);
     let Some(earlier_laps) = laps.checked_sub(1) else { return first };
     let last_of_window = departure_in_window(bucket, now, usable.saturating_sub(own), own);
-    let spread = last_of_window.saturating_add(bucket.span((before + own) as f64) as u64);
+    let spread = last_of_window.saturating_add(bucket.pace.span((before + own) as f64) as u64);
     let repeated = first.saturating_add(hold);
     repeated.max(spread).saturating_add(earlier_laps.saturating_mul(hold))
 }
@@ -189,7 +189,7 @@ fn rate_departure(bucket: &RateBucket, now: u64, ahead: u64, own: u64) -> u64 {
 fn departure_in_window(bucket: &RateBucket, now: u64, before: u64, own: u64) -> u64 {
     let within = before + own;
     let credit = bucket.pace.level(now);
-    let mut latest = now.saturating_add(bucket.span((within as f64 - credit).max(0.0)) as u64);
+    let mut latest = now.saturating_add(bucket.pace.span((within as f64 - credit).max(0.0)) as u64);
     // Of a shared limit, what will come.
     let more = bucket.hoped as i64 - bucket.window.amount() as i64;
     let mut free = bucket.hoped as i64 - bucket.window.used() as i64;
@@ -198,7 +198,7 @@ fn departure_in_window(bucket: &RateBucket, now: u64, before: u64, own: u64) -> 
             break;
         }
         let behind = (before as i64 - free.max(0)).max(0);
-        latest = latest.max(release.saturating_add(bucket.span(behind as f64) as u64));
+        latest = latest.max(release.saturating_add(bucket.pace.span(behind as f64) as u64));
         free = freed + more;
     }
     latest

@@ -1,7 +1,8 @@
 //! The script that Redis runs does what the ledger does: the same calls give the same answers, on a real server.
 
 use std::cell::RefCell;
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -22,12 +23,13 @@ impl Server {
     fn start() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
         let options = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--port"];
-        let process = Command::new("redis-server").args(options).arg(port.to_string()).stdout(Stdio::null()).spawn();
-        let server = Self { process: process.expect("redis-server is installed: see .ci/setup"), port };
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        server
+        let mut command = Command::new("redis-server");
+        let started = command.args(options).arg(port.to_string()).stdout(Stdio::piped()).spawn();
+        let mut process = started.expect("redis-server is installed: see .ci/setup");
+        let said = BufReader::new(process.stdout.take().expect("it is piped"));
+        let ready = said.lines().map_while(Result::ok).any(|line| line.contains("Ready to accept connections"));
+        assert!(ready, "redis-server did not start");
+        Self { process, port }
     }
 
     fn connect(&self) -> Connection {
