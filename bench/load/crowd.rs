@@ -30,6 +30,9 @@ const PAUSE_AFTER_GIVING_UP: Duration = Duration::from_millis(50);
 /// Between two questions about the wait.
 const PAUSE_BEFORE_ASKING: Duration = Duration::from_millis(100);
 
+/// As the upstream counts.
+const BYTES_PER_TOKEN: u64 = 4;
+
 const CLIENT: HeaderName = HeaderName::from_static("x-cooldown-client");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
@@ -69,11 +72,12 @@ impl Client {
     async fn call_for_ever(mut self, place: usize, tally: Rc<RefCell<Tally>>) {
         loop {
             let began = Instant::now();
-            if self.call(&tally).await {
-                tally.borrow_mut().answered(place, began.elapsed());
-            } else {
-                tally.borrow_mut().gave_up();
-                sleep(PAUSE_AFTER_GIVING_UP).await;
+            match self.call(&tally).await {
+                Some(cost) => tally.borrow_mut().answered(place, began.elapsed(), cost),
+                None => {
+                    tally.borrow_mut().gave_up();
+                    sleep(PAUSE_AFTER_GIVING_UP).await;
+                }
             }
         }
     }
@@ -82,7 +86,7 @@ impl Client {
     async fn ask_for_ever(mut self, tally: Rc<RefCell<Tally>>) {
         loop {
             sleep(PAUSE_BEFORE_ASKING).await;
-            let mut question = self.request();
+            let (mut question, _) = self.request();
             question.headers_mut().insert(PREFER, HeaderValue::from_static("wait=0"));
             // Answered at once, or told nothing: there is nothing to compare.
             let Ok(Answer { retry_after: Some(told), .. }) = self.caller.send(question).await else { continue };
@@ -94,7 +98,7 @@ impl Client {
 
     /// One try, and the wait that its refusal asks for. Returns whether it was answered.
     async fn obeyed(&mut self) -> bool {
-        let request = self.request();
+        let (request, _) = self.request();
         match self.caller.send(request).await {
             Ok(Answer { status: StatusCode::OK, .. }) => return true,
             Ok(answer) => sleep(answer.retry_after.unwrap_or(FIRST_BACKOFF)).await,
@@ -103,13 +107,13 @@ impl Client {
         false
     }
 
-    /// One call of the SDK: up to three tries. Returns whether it was answered.
-    async fn call(&mut self, tally: &RefCell<Tally>) -> bool {
-        let request = self.request();
+    /// One call of the SDK: up to three tries. Returns what it cost, if it was answered.
+    async fn call(&mut self, tally: &RefCell<Tally>) -> Option<u64> {
+        let (request, cost) = self.request();
         for retry in 0..=RETRIES {
             tally.borrow_mut().sent();
             let hint = match self.caller.send(request.clone()).await {
-                Ok(Answer { status: StatusCode::OK, .. }) => return true,
+                Ok(Answer { status: StatusCode::OK, .. }) => return Some(cost),
                 Ok(Answer { status, retry_after }) => {
                     tally.borrow_mut().refused(status);
                     retry_after.filter(|hint| *hint <= LONGEST_HINT)
@@ -123,21 +127,26 @@ impl Client {
                 sleep(hint.unwrap_or_else(|| self.dice.backoff(retry))).await;
             }
         }
-        false
+        None
     }
 
-    fn request(&mut self) -> Request<Full<Bytes>> {
+    /// The next request, and what it costs of that which is limited: one, or the tokens of the chat.
+    fn request(&mut self) -> (Request<Full<Bytes>>, u64) {
         let (words, most) = match self.sizes {
             Sizes::Same => (4, 8),
             Sizes::Varied => (self.dice.between(4, 120), self.dice.between(8, 64)),
         };
         let content = format!("{}say {most}", "patience ".repeat(words));
+        let cost = match self.sizes {
+            Sizes::Same => 1,
+            Sizes::Varied => content.len() as u64 / BYTES_PER_TOKEN + most as u64,
+        };
         let body = serde_json::json!({
             "model": "m-1",
             "max_tokens": most,
             "messages": [{"role": "user", "content": content}],
         });
-        Request::builder()
+        let request = Request::builder()
             .method(Method::POST)
             .uri("/v1/chat/completions")
             .header(header::HOST, "a.example")
@@ -145,6 +154,7 @@ impl Client {
             .header(header::AUTHORIZATION, "Bearer sk-bench")
             .header(CLIENT, &self.name)
             .body(Full::new(Bytes::from(body.to_string())))
-            .expect("a valid request")
+            .expect("a valid request");
+        (request, cost)
     }
 }

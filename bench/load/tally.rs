@@ -21,8 +21,10 @@ pub(crate) struct Tally {
     /// What the first failure was.
     failure: Option<String>,
     gave_up: u64,
-    answered: [u64; CLIENTS],
-    /// What each client had been answered when fairness began to count.
+    answered: u64,
+    /// What each client was given, in what is limited: requests or tokens.
+    given: [u64; CLIENTS],
+    /// What each client had been given when fairness began to count.
     head_start: [u64; CLIENTS],
     /// Times to the answer, of all but the greedy client.
     waits: Histogram<u64>,
@@ -39,7 +41,8 @@ impl Tally {
             failed: 0,
             failure: None,
             gave_up: 0,
-            answered: [0; CLIENTS],
+            answered: 0,
+            given: [0; CLIENTS],
             head_start: [0; CLIENTS],
             waits: waits.expect("three digits over an hour are allowed"),
             misses: Vec::new(),
@@ -68,8 +71,9 @@ impl Tally {
         self.gave_up += 1;
     }
 
-    pub(crate) fn answered(&mut self, client: usize, after: Duration) {
-        self.answered[client] += 1;
+    pub(crate) fn answered(&mut self, client: usize, after: Duration, cost: u64) {
+        self.answered += 1;
+        self.given[client] += cost;
         if client != 0 {
             self.waits.saturating_record(after.as_micros() as u64);
         }
@@ -83,12 +87,12 @@ impl Tally {
 
     /// From now on fairness counts: the first burst goes to whoever asks first.
     pub(crate) fn count_fairness_from_here(&mut self) {
-        self.head_start = self.answered;
+        self.head_start = self.given;
     }
 
     /// The figures so far.
     pub(crate) fn figures(&self) -> Value {
-        let shares: Vec<u64> = self.answered.iter().zip(self.head_start).map(|(all, before)| all - before).collect();
+        let shares: Vec<u64> = self.given.iter().zip(self.head_start).map(|(all, before)| all - before).collect();
         let wait_ms = |quantile| self.waits.value_at_quantile(quantile) as f64 / 1000.0;
         let mut by_time: Vec<f64> = self.misses.iter().map(|(miss, _)| miss.as_secs_f64() * 1000.0).collect();
         let mut by_share: Vec<f64> = self.misses.iter().map(|(_, share)| share * 100.0).collect();
@@ -96,7 +100,7 @@ impl Tally {
         by_share.sort_by(f64::total_cmp);
         json!({
             "sent": self.sent,
-            "answered": self.answered.iter().sum::<u64>(),
+            "answered": self.answered,
             "refused": self.refused,
             "failed": self.failed,
             "failure": self.failure,
@@ -125,9 +129,9 @@ mod tests {
     #[test]
     fn the_first_burst_does_not_count_for_fairness() {
         let mut tally = Tally::new();
-        (0..20).for_each(|_| tally.answered(0, Duration::ZERO));
+        (0..20).for_each(|_| tally.answered(0, Duration::ZERO, 1));
         tally.count_fairness_from_here();
-        (0..CLIENTS).for_each(|client| tally.answered(client, Duration::from_millis(5)));
+        (0..CLIENTS).for_each(|client| tally.answered(client, Duration::from_millis(5), 1));
         let figures = tally.figures();
         assert_eq!((&figures["jain"], &figures["answered"]), (&json!(1.0), &json!(20 + CLIENTS)));
     }

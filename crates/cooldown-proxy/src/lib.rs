@@ -5,6 +5,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod gather;
 pub mod load;
 pub mod pacing;
 pub mod provider;

@@ -1,5 +1,7 @@
 //! Undoes a content coding (RFC 9110, section 8.4.1) beside a stream, so that what passes can be read.
 
+use std::borrow::Cow;
+
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::{Decompress, FlushDecompress, Status};
 use http::HeaderMap;
@@ -49,12 +51,14 @@ enum Stop {
 }
 
 /// What a whole body with these fields says, as far as it can be decoded; what has an unknown coding says nothing.
-pub fn decoded(headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
+pub fn decoded<'a>(headers: &HeaderMap, body: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
     let mut plain = Vec::new();
-    if let Some(mut decoder) = Decoder::of(headers) {
-        decoder.read(body, &mut |piece| plain.extend_from_slice(piece));
+    match Decoder::of(headers) {
+        Some(decoder) if decoder.is_identity() => return body,
+        Some(mut decoder) => decoder.read(&body, &mut |piece| plain.extend_from_slice(piece)),
+        None => {}
     }
-    plain
+    Cow::Owned(plain)
 }
 
 impl Decoder {

@@ -6,6 +6,17 @@ use memchr::memchr2;
 const LONGEST_VALUE: usize = 1 << 16;
 /// Longer keys are none of ours.
 const LONGEST_KEY: usize = 32;
+/// The bytes outside of strings that divide a document.
+const IS_MARK: [bool; 256] = {
+    let mut is_mark = [false; 256];
+    let marks = b"\"{}[],:";
+    let mut at = 0;
+    while at < marks.len() {
+        is_mark[marks[at] as usize] = true;
+        at += 1;
+    }
+    is_mark
+};
 
 /// Finds members of the top-level object, or of each object in a top-level array. It checks nothing: on what is no JSON
 /// it finds nonsense or nothing.
@@ -56,7 +67,9 @@ impl DocumentScanner {
                     break;
                 }
             }
-            match chunk[at] {
+            at += chunk[at..].iter().take_while(|byte| !IS_MARK[usize::from(**byte)]).count();
+            let Some(mark) = chunk.get(at) else { break };
+            match *mark {
                 b'"' => {
                     self.in_string = true;
                     if self.place == Place::BeforeColon {
@@ -64,7 +77,7 @@ impl DocumentScanner {
                         self.key.clear();
                     }
                 }
-                b'{' | b'[' => self.open(chunk[at]),
+                b'{' | b'[' => self.open(*mark),
                 b'}' | b']' => {
                     if self.depth == self.level {
                         self.end_value(&chunk[from..at], wanted, &mut each);

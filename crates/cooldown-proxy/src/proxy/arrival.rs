@@ -5,8 +5,8 @@ use std::rc::Rc;
 use cooldown_pacer::{Instant, Urgency};
 use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request};
-use hyper::body::{Body, Incoming};
+use http::{HeaderMap, HeaderValue, Method};
+use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 
 use super::budget;
@@ -65,11 +65,11 @@ impl Arrival {
     pub(super) fn prepare(
         worker: &Rc<Worker>,
         peer: &Rc<Peer>,
-        request: Request<Incoming>,
+        mut head: Parts,
+        body: RequestBody,
         record: &mut Record,
     ) -> Result<Box<Self>, ProxyError> {
         let site = &*worker.site;
-        let (mut head, incoming) = request.into_parts();
         let noted = Noted::of_request(&head.headers);
         let target = target::read(&head, &noted)?;
         let led = site.lead(&target, head.uri.path())?;
@@ -89,7 +89,6 @@ impl Arrival {
         headers::to_upstream(&mut head.headers, &noted, upgrade.is_some());
         caller.token_field.iter().for_each(|field| _ = head.headers.remove(field));
         head.extensions.clear();
-        let body = RequestBody::new(incoming, site.idle_timeout, &site.memory);
         let (call, trace, returns) = (None, None, false);
         let mut arrival = Self {
             head,
@@ -130,13 +129,15 @@ impl Arrival {
 
     /// Whether its body must be read before anything else: for its model, or for its tokens.
     pub(super) fn wants_reading(&self, site: &Site) -> bool {
+        if !matches!(self.head.method, Method::POST | Method::PUT | Method::PATCH) {
+            return false;
+        }
         let matters = match self.led {
             Led::To(Matched { route, .. }) => site.routes[route].api.is_some(),
             // What is too long to be read can still take the route for everything else.
             Led::ByModel { otherwise } => otherwise.is_none() || self.body.size_hint().lower() <= site.max_body as u64,
         };
-        let can_tell = self.may_be_json(site) || call::model_in_path(&self.head).is_some();
-        matters && can_tell && matches!(self.head.method, Method::POST | Method::PUT | Method::PATCH)
+        matters && (self.may_be_json(site) || call::model_in_path(&self.head).is_some())
     }
 
     /// Whether its body is worth reading. One that does not say what it is may be a long upload: it is read only if it is
@@ -196,6 +197,7 @@ impl Arrival {
     /// Its fields for an attempt. A copy stays for the next one: this one gets the map that has room for more.
     pub(super) fn take_headers(&mut self) -> HeaderMap {
         let copy = self.head.headers.clone();
+        self.head.headers.reserve(headers::ADDED);
         std::mem::replace(&mut self.head.headers, copy)
     }
 
@@ -233,7 +235,9 @@ fn wanted_upgrade(head: &mut Parts) -> Option<OnUpgrade> {
 /// The credentials that a request carries for its upstream, in a field or in Gemini's way.
 fn credentials<'a>(head: &'a Parts, noted: &Noted, caller: &Caller) -> Option<&'a [u8]> {
     let in_fields = || caller::credentials(&head.headers, caller.token_field.as_ref()).map(HeaderValue::as_bytes);
-    let in_query =
-        || call::model_in_path(head).and_then(|_| caller::credentials_in_query(&head.uri)).map(str::as_bytes);
+    let in_query = || {
+        let key = caller::credentials_in_query(&head.uri)?;
+        call::model_in_path(head).map(|_| key.as_bytes())
+    };
     noted.credentials.then(in_fields).flatten().or_else(in_query)
 }

@@ -13,6 +13,7 @@ use super::kept::Kept;
 use super::meter::Meter;
 use super::opening::Opening;
 use super::record::Record;
+use super::unread::Unread;
 use super::worker::InFlight;
 use crate::pacing::Permit;
 use crate::upstream::Lease;
@@ -50,6 +51,7 @@ pub struct Relayed {
     meter: Option<Box<Meter>>,
     record: Record,
     permit: Option<Permit>,
+    unread: Option<Unread>,
     _in_flight: InFlight,
 }
 
@@ -59,6 +61,7 @@ pub(super) struct Holding {
     pub lease: Lease,
     pub meter: Option<Box<Meter>>,
     pub permit: Permit,
+    pub unread: Option<Unread>,
     pub record: Record,
     pub in_flight: InFlight,
 }
@@ -66,9 +69,10 @@ pub(super) struct Holding {
 impl Relayed {
     /// The body of a response that arrives on a lease's connection.
     pub(super) fn new(incoming: Incoming, holding: Holding, idle_limit: Duration) -> Self {
-        let Holding { opening, lease, meter, permit, record, in_flight } = holding;
+        let Holding { opening, lease, meter, permit, unread, record, in_flight } = holding;
         let idle = Idle::new(idle_limit);
-        Self { opening, incoming, lease, idle, meter, record, permit: Some(permit), _in_flight: in_flight }
+        let permit = Some(permit);
+        Self { opening, incoming, lease, idle, meter, record, permit, unread, _in_flight: in_flight }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -156,6 +160,9 @@ impl Drop for Relayed {
             self.record.complete();
         }
         self.settle(complete);
+        if let Some(unread) = self.unread.take().filter(|unread| complete && !unread.is_empty()) {
+            unread.send_on(self.lease.hand_over());
+        }
     }
 }
 

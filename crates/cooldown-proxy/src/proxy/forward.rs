@@ -23,6 +23,7 @@ use super::outgoing::Outgoing;
 use super::record::Record;
 use super::request_body::RequestBody;
 use super::site::Route;
+use super::unread::Unread;
 use super::way::Leg;
 use super::worker::Worker;
 use crate::pacing::{Admission, Outcome, Permit, Place};
@@ -42,6 +43,8 @@ pub(super) struct Answer {
     pub upgrade: Option<OnUpgrade>,
     /// The protocol that the upstream switched to.
     pub protocol: Option<HeaderValue>,
+    /// What may be left of the request's body: an upstream may answer before it has read it.
+    pub unread: Option<Unread>,
 }
 
 /// A request's turn: everything that it takes to send it.
@@ -217,6 +220,7 @@ async fn send(
 fn finished(worker: &Worker, journey: &Journey, mut answer: Box<Answer>, arrival: &mut Arrival) -> Box<Answer> {
     let route = &worker.site.routes[journey.route()];
     answer.upgrade = arrival.upgrade.take();
+    answer.unread = Unread::of(&arrival.body, &arrival.head.headers).filter(|unread| !unread.is_empty());
     let headers = answer.response.headers_mut();
     answer.protocol = answer.upgrade.as_ref().and_then(|_| headers.remove(UPGRADE));
     if answer.meter.as_ref().is_some_and(|meter| meter.hides()) {

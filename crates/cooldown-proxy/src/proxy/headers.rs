@@ -10,6 +10,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use super::peer::Peer;
 
+/// How many fields an upstream gets at most that its client did not send.
+pub(super) const ADDED: usize = 8;
+
 /// By which a client names itself.
 pub(super) const CLIENT: HeaderName = HeaderName::from_static("x-cooldown-client");
 const SOURCE: HeaderName = HeaderName::from_static("x-cooldown-source");
@@ -185,8 +188,10 @@ impl Noted {
 
 /// Removes `connection` and what it names, except what a message cannot do without.
 fn remove_named(headers: &mut HeaderMap) {
+    // What nearly every message says names no field, and `keep-alive` goes anyway.
+    let names_none = |value: &&HeaderValue| !matches!(value.as_bytes(), b"keep-alive" | b"close");
     let mut named: Vec<HeaderName> = Vec::new();
-    for value in headers.get_all(CONNECTION) {
+    for value in headers.get_all(CONNECTION).iter().filter(names_none) {
         let options = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         named.extend(options.filter_map(|option| HeaderName::from_bytes(option).ok()));
     }

@@ -328,7 +328,8 @@ impl Attempt<'_> {
     fn pass(self, opening: Opening, meter: Option<Box<Meter>>) -> Verdict {
         let Turn { lease, permit, .. } = self.turn;
         let (upgrade, protocol) = (None, None);
-        Verdict::Pass(Box::new(Answer { response: self.response, lease, permit, opening, meter, upgrade, protocol }))
+        let (response, unread) = (self.response, None);
+        Verdict::Pass(Box::new(Answer { response, lease, permit, opening, meter, upgrade, protocol, unread }))
     }
 
     /// The request goes back into the line. It was a request, whatever came of it; tokens it took none.

@@ -25,6 +25,7 @@ use super::opening::Opening;
 use super::record::Record;
 use super::retold::Retold;
 use super::serve;
+use super::unread::Unread;
 use super::worker::{InFlight, Worker};
 
 /// A request on its way, whatever becomes of it.
@@ -65,10 +66,11 @@ pub(super) async fn keep(
     in_flight: InFlight,
 ) -> Response<ResponseBody> {
     let speech = arrival.speech();
+    let unread = Unread::of(&arrival.body, &arrival.head.headers);
     if arrival.wants_reading(&worker.site)
         && let Err(error) = serve::survived(worker, pin!(arrival.read(worker))).await
     {
-        return serve::refuse(worker, error, record, speech);
+        return serve::refuse(worker, error, record, speech, unread);
     }
     let streams = arrival.wants_stream();
     if streams {
@@ -91,7 +93,7 @@ pub(super) async fn keep(
     let Ending { answer, record, in_flight } = ending;
     match answer {
         Ok(answer) => serve::relay(worker, answer, record, in_flight, speech),
-        Err(error) => serve::refuse(worker, error, record, speech),
+        Err(error) => serve::refuse(worker, error, record, speech, unread),
     }
 }
 

@@ -34,6 +34,7 @@ mod site;
 mod speech;
 mod target;
 mod tunnel;
+mod unread;
 mod way;
 mod worker;
 

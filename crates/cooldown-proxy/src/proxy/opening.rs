@@ -1,6 +1,7 @@
 //! The beginning of a response's body, read before its head is passed on: as long as no byte has reached the client, the
 //! request can be tried again.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -104,9 +105,14 @@ impl Opening {
     }
 
     /// What its data says, in one piece; `headers` are those of its response.
-    pub(super) fn decoded(&self, headers: &HeaderMap) -> Vec<u8> {
-        let data: Vec<u8> = self.data().flat_map(|data| data.iter().copied()).collect();
-        decoded(headers, &data)
+    pub(super) fn decoded(&self, headers: &HeaderMap) -> Cow<'_, [u8]> {
+        let mut data = self.data();
+        let first = data.next().map_or(&[][..], |first| first);
+        let whole = data.fold(Cow::Borrowed(first), |mut whole, piece| {
+            whole.to_mut().extend_from_slice(piece);
+            whole
+        });
+        decoded(headers, whole)
     }
 
     /// What is passed on next.

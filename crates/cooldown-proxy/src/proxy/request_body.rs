@@ -169,11 +169,30 @@ impl RequestBody {
         std::future::poll_fn(|cx| passing.0.borrow_mut().poll_whole(most, cx)).await?;
         let mut source = passing.0.borrow_mut();
         let held = Held::none(source.held.memory());
+        let bytes = source.joined();
+        // It is the reader's now: nothing is left to be sent from here.
+        source.kept.clear();
         Ok(Read {
-            bytes: source.joined(),
+            bytes,
             trailers: source.trailers.take().map(Box::new),
             held: Some(std::mem::replace(&mut source.held, held)),
         })
+    }
+}
+
+impl Passing {
+    /// Keeps nothing of it any more: no attempt will send it.
+    pub(super) fn give_up(&self) {
+        let mut source = self.0.borrow_mut();
+        source.lost = true;
+        source.kept.clear();
+        let held = source.held.bytes();
+        source.held.release(held);
+    }
+
+    /// Whether nothing is left to be sent, as far as that is known.
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.0.borrow().is_end_stream()
     }
 }
 

@@ -19,7 +19,9 @@ use super::forward::{Answer, forward};
 use super::kept;
 use super::peer::Peer;
 use super::record::Record;
+use super::request_body::RequestBody;
 use super::tunnel;
+use super::unread::Unread;
 use super::worker::{InFlight, Worker};
 use crate::telemetry::EventKind;
 
@@ -34,12 +36,16 @@ pub fn serve(
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
     let in_flight = worker.begin(peer);
     let mut record = begin_record(worker, &request);
+    let (head, incoming) = request.into_parts();
+    let body = RequestBody::new(incoming, worker.site.idle_timeout, &worker.site.memory);
+    // What follows a head that can be read in two ways is nobody's body.
+    let unread = Unread::of(&body, &head.headers).filter(|_| !ambiguous);
     let prepared = if ambiguous {
         Err(ProxyError::InvalidRequest("its length is stated more than once"))
     } else if worker.is_draining() {
         Err(ProxyError::ShuttingDown)
     } else {
-        unpanicked(worker, || Arrival::prepare(worker, peer, request, &mut record)).and_then(|prepared| prepared)
+        unpanicked(worker, || Arrival::prepare(worker, peer, head, body, &mut record)).and_then(|prepared| prepared)
     };
     let worker = Rc::clone(worker);
     async move {
@@ -52,10 +58,10 @@ pub fn serve(
                 let answer = survived(&worker, pin!(forward(&worker, arrival, &mut record))).await;
                 match answer {
                     Ok(answer) => relay(&worker, answer, record, in_flight, speech),
-                    Err(error) => refuse(&worker, error, record, speech),
+                    Err(error) => refuse(&worker, error, record, speech, unread),
                 }
             }
-            Err(error) => refuse(&worker, error, record, Speech::Chat),
+            Err(error) => refuse(&worker, error, record, Speech::Chat, unread),
         };
         if worker.is_draining() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -99,17 +105,26 @@ pub(super) fn relay(
     if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match tunnel::switch(answer, record, in_flight) {
             Ok(response) => response,
-            Err((error, record)) => refuse(worker, error, record, speech),
+            Err((error, record)) => refuse(worker, error, record, speech, None),
         };
     }
     let idle_timeout = worker.site.idle_timeout;
-    let Answer { response, lease, permit, opening, meter, .. } = *answer;
-    let holding = Holding { opening, lease, meter, permit, record, in_flight };
+    let Answer { response, lease, permit, opening, meter, unread, .. } = *answer;
+    let holding = Holding { opening, lease, meter, permit, unread, record, in_flight };
     response.map(|incoming| ResponseBody::Relayed(Box::new(Relayed::new(incoming, holding, idle_timeout))))
 }
 
-/// The response to a request that the proxy answers itself.
-pub(super) fn refuse(worker: &Worker, error: ProxyError, mut record: Record, speech: Speech) -> Response<ResponseBody> {
+/// The response to a request that the proxy answers itself, though its body may not have been read.
+pub(super) fn refuse(
+    worker: &Worker,
+    error: ProxyError,
+    mut record: Record,
+    speech: Speech,
+    unread: Option<Unread>,
+) -> Response<ResponseBody> {
+    // What follows a malformed request is not read on: the connection is closed.
+    let unread = unread.filter(|_| !matches!(error, ProxyError::InvalidRequest(_)));
+    unread.into_iter().for_each(Unread::discard);
     record.failed(&error);
     tell(worker, &error, &record);
     if let ProxyError::Unreachable(cause) = &error {

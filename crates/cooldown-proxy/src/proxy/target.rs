@@ -34,8 +34,12 @@ pub(super) fn read<'a>(head: &'a Parts, noted: &Noted) -> Result<Target<'a>, Pro
     }
     let named = host_field(head)?;
     // RFC 9112 §3.2.2: what the request line says overrides the field.
-    let authority = head.uri.authority().map_or(named, |authority| authority.as_str());
-    let (host, port) = split(authority).ok_or(ProxyError::InvalidRequest("the host is no host name or address"))?;
+    let (host, port) = match head.uri.authority() {
+        Some(authority) => {
+            split(authority.as_str()).ok_or(ProxyError::InvalidRequest("the host is no host name or address"))?
+        }
+        None => named,
+    };
     Ok(Target { host: lower_case(host), port, absolute: head.uri.authority().is_some() })
 }
 
@@ -52,7 +56,8 @@ fn check_framing(headers: &HeaderMap) -> Result<(), ProxyError> {
     Ok(())
 }
 
-fn host_field(head: &Parts) -> Result<&str, ProxyError> {
+/// Host and port of the field.
+fn host_field(head: &Parts) -> Result<(&str, Option<u16>), ProxyError> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let host = match hosts.next() {
         Some(host) => host.to_str().map_err(|_| ProxyError::InvalidRequest("`host` is not plain text"))?,
@@ -63,10 +68,7 @@ fn host_field(head: &Parts) -> Result<&str, ProxyError> {
         return Err(ProxyError::InvalidRequest("`host` is repeated"));
     }
     // Also where the request line overrides it: whoever reads the field instead must not be led elsewhere.
-    if split(host).is_none() {
-        return Err(ProxyError::InvalidRequest("`host` is no host name or address"));
-    }
-    Ok(host)
+    split(host).ok_or(ProxyError::InvalidRequest("`host` is no host name or address"))
 }
 
 /// Host and port of `host[:port]`; `None` when it is malformed or carries user information.
@@ -78,12 +80,10 @@ fn split(authority: &str) -> Option<(&str, Option<u16>)> {
             authority.split_at(end + 2)
         }
         None => {
-            let end = authority.find(':').unwrap_or(authority.len());
-            let (name, port) = authority.split_at(end);
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-            if !name.bytes().all(plain) {
-                return None;
-            }
+            let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+            // What follows a name must be a port.
+            let end = authority.bytes().take_while(plain).count();
+            let (name, port) = authority.split_at_checked(end)?;
             (name.strip_suffix('.').unwrap_or(name), port)
         }
     };

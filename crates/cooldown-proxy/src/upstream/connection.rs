@@ -80,6 +80,11 @@ impl Connection {
         !self.over && self.sender.is_ready()
     }
 
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
     /// Moves bytes in both directions.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
         if !self.over && self.driver.poll_without_shutdown(cx).is_ready() {

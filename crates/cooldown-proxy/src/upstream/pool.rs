@@ -239,6 +239,11 @@ impl Drop for Wanted {
 }
 
 impl Lease {
+    /// Leaves the use of the connection to another one; this one may only be dropped.
+    pub fn hand_over(&mut self) -> Self {
+        Self { connection: self.connection.take(), pool: Rc::clone(&self.pool) }
+    }
+
     /// Takes the connection out of its pool for good.
     pub fn keep(mut self) -> Option<Connection> {
         self.connection.take().map(|connection| *connection)

@@ -33,4 +33,5 @@ mod smuggling;
 mod streaming;
 mod tls;
 mod tokens;
+mod unread;
 mod ways;
