@@ -13,6 +13,13 @@ use crate::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LimitsId(pub(crate) u32);
 
+impl LimitsId {
+    /// A name that the caller chooses, for [`Pacer::state_limits`](crate::Pacer::state_limits).
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+}
+
 /// What a list of limits is counted for: each key has buckets of its own.
 ///
 /// `subject` is a number that the caller chooses (a hash of an API key, a model, a client, a domain). A list of limits

@@ -93,12 +93,45 @@ impl Bucket {
         }
     }
 
+    /// A fresh window that knows what left before, oldest first.
+    pub(crate) fn look_back(&mut self, now: u64, past: &[(u64, u64)]) {
+        if let Self::Rate(bucket) = self {
+            bucket.look_back(now, past);
+        }
+    }
+
+    /// It holds nobody up from now on, and is only remembered.
+    pub(crate) fn retire(&mut self, now: u64) {
+        if let Self::Rate(bucket) = self {
+            bucket.pace.forget_line(now);
+        }
+    }
+
+    /// Whether it counts the same over the same period as another limit.
+    pub(crate) fn is_for(&self, limit: Limit) -> bool {
+        match (self, limit) {
+            (Self::Rate(bucket), Limit::Rate(rate)) => {
+                (bucket.rate.unit(), bucket.rate.period()) == (rate.unit(), rate.period())
+            }
+            (Self::Slots(_), Limit::Concurrency(_)) => true,
+            _ => false,
+        }
+    }
+
     /// Whether it counts what another limit counts.
     pub(crate) fn is_alike(&self, limit: Limit) -> bool {
         match (self, limit) {
             (Self::Rate(bucket), Limit::Rate(rate)) => bucket.rate.unit() == rate.unit(),
             (Self::Slots(_), Limit::Concurrency(_)) => true,
             _ => false,
+        }
+    }
+
+    /// Its period in nanoseconds; zero without one.
+    pub(crate) fn period(&self) -> u64 {
+        match self {
+            Self::Rate(bucket) => bucket.period,
+            Self::Slots(_) => 0,
         }
     }
 
@@ -317,6 +350,14 @@ impl RateBucket {
         let paced = u128::from(self.hoped).saturating_add(room).min(u128::from(whole));
         let burst = (u128::from(self.rate.burst()) * u128::from(self.hoped)).div_ceil(u128::from(whole));
         self.pace.allow(now, paced as u64, self.period, burst as u64);
+    }
+
+    fn look_back(&mut self, now: u64, past: &[(u64, u64)]) {
+        let amount = self.rate.amount();
+        self.window = Window::new(amount, self.period);
+        past.iter().for_each(|&(at, cost)| self.window.record(at, cost.min(amount)));
+        self.window.expire(now, self.hold());
+        self.pace.owe(now, self.window.used());
     }
 
     /// How long a departure is held: the window and the guard. What rounding adds is taken out of the guard, so that

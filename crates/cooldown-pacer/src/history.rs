@@ -87,6 +87,18 @@ impl History {
         recent
     }
 
+    /// What left with permits up to this one, in no certain order.
+    pub(crate) fn up_to(&self, nth: u64, unit: Unit) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let known = self.departures.partition_point(|departed| departed.nth <= nth);
+        self.departures.range(..known).map(move |departed| (departed.at, departed.cost.get(unit)))
+    }
+
+    /// What left before this is not remembered here; zero if everything is.
+    pub(crate) fn begins(&self) -> u64 {
+        let forgets = self.count > self.departures.len() as u64;
+        self.departures.front().filter(|_| forgets).map_or(0, |oldest| oldest.at)
+    }
+
     /// When the latest one left.
     pub(crate) fn latest(&self) -> Option<u64> {
         self.departures.back().map(|departed| departed.at)

@@ -1,7 +1,8 @@
 //! All buckets, by key: found or made when a request names them, forgotten when they are as new.
+//!
+//! What a new one knows of what left before is in `heirs`.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use slab::Slab;
@@ -10,6 +11,7 @@ use smallvec::SmallVec;
 use crate::ask::{Key, LimitsId, Permit, Spent};
 use crate::bucket::Bucket;
 use crate::cost::Cost;
+use crate::heirs::{Estate, Inheritance};
 use crate::limit::Limit;
 use crate::pacer::Teaching;
 use crate::share::Share;
@@ -28,24 +30,28 @@ pub(crate) type KeySet = SmallVec<[KeyIndex; 4]>;
 /// Every key and its buckets.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
-    stated: Vec<Stated>,
-    table: Slab<KeyState>,
+    pub(crate) stated: HashMap<LimitsId, Stated, RandomState>,
+    pub(crate) table: Slab<KeyState>,
     index: HashMap<Key, KeyIndex, RandomState>,
     /// The fixed part of every guard, in nanoseconds.
     guard: u64,
     max_keys: usize,
+    /// How many deeds have been drawn up.
+    pub(crate) deeds: u64,
     /// After this many newcomers, and before the next request names its keys, those that are as new are forgotten.
     sweep_in: usize,
 }
 
 /// A list of limits as it was given.
 #[derive(Debug, Clone)]
-struct Stated {
+pub(crate) struct Stated {
     limits: Vec<Limit>,
     /// Whether the upstream may add to them.
     teaching: Option<Teaching>,
     /// Whether other instances use them too.
     shared: bool,
+    /// What its keys know of what left before there were any.
+    pub(crate) inheritance: Option<Inheritance>,
 }
 
 /// The buckets of one key.
@@ -63,45 +69,57 @@ pub(crate) struct KeyState {
     pub(crate) taught: Option<Box<Taught>>,
     /// What this instance holds of each limit, where others use them too.
     pub(crate) shares: Box<[Share]>,
+    /// What it keeps for others, and of limits that are gone.
+    pub(crate) estate: Option<Box<Estate>>,
 }
 
 impl Keys {
     pub(crate) fn new(guard: u64, max_keys: usize) -> Self {
         Self {
-            stated: Vec::new(),
+            stated: HashMap::with_hasher(RandomState::default()),
             table: Slab::new(),
             index: HashMap::with_hasher(RandomState::default()),
             guard,
             max_keys,
+            deeds: 0,
             sweep_in: SWEEP_FROM,
         }
     }
 
     pub(crate) fn add_limits(&mut self, limits: Vec<Limit>, teaching: Option<Teaching>) -> LimitsId {
-        self.stated.push(Stated { limits, teaching, shared: false });
-        LimitsId(self.stated.len() as u32 - 1)
+        let unused = (self.stated.len() as u32..).map(LimitsId).find(|id| !self.stated.contains_key(id));
+        let id = unused.unwrap_or(LimitsId(u32::MAX));
+        self.stated.insert(id, Stated { limits, teaching, shared: false, inheritance: None });
+        id
     }
 
-    /// Replaces a list of limits. Each goes on from what the buckets of its unit know: the one of the same period, else
-    /// the one that remembers longest.
+    /// Adds a list of limits under a name, or replaces it.
+    pub(crate) fn state(&mut self, now: u64, id: LimitsId, limits: Vec<Limit>, teaching: Option<Teaching>) {
+        match self.stated.get_mut(&id) {
+            None => {
+                self.stated.insert(id, Stated { limits, teaching, shared: false, inheritance: None });
+            }
+            Some(stated) => {
+                stated.teaching = teaching;
+                if stated.limits != limits {
+                    self.set_limits(now, id, limits);
+                }
+            }
+        }
+    }
+
+    /// Replaces a list of limits. Each goes on from what its keys know; those that go are remembered for as long as what
+    /// left under them counts.
     pub(crate) fn set_limits(&mut self, now: u64, id: LimitsId, limits: Vec<Limit>) {
         let (guard, shared) = (self.guard, self.is_shared(id));
         for (_, state) in self.table.iter_mut().filter(|(_, state)| state.key.limits == id) {
-            let old: Vec<Bucket> = state.buckets.drain(..).collect();
-            for &limit in &limits {
-                let bucket = inherit(&old, now, limit, guard).unwrap_or_else(|| state.join_late(now, limit, guard));
-                state.buckets.push(bucket);
-            }
+            let before: Vec<Limit> = state.buckets.iter().map(Bucket::limit).collect();
+            state.set_limits(now, &limits, guard);
             if shared {
-                let kept = |limit: &Limit| {
-                    let same = old.iter().position(|bucket| is_same(bucket.limit(), *limit));
-                    same.and_then(|nth| state.shares.get(nth).copied()).unwrap_or_else(|| Share::of_stranger(*limit))
-                };
-                state.shares = limits.iter().map(kept).collect();
-                state.hold_to_shares(now);
+                state.keep_shares(now, &before, &limits);
             }
         }
-        if let Some(stated) = self.stated.get_mut(id.0 as usize) {
+        if let Some(stated) = self.stated.get_mut(&id) {
             stated.limits = limits;
         }
     }
@@ -131,17 +149,24 @@ impl Keys {
 
     /// The limits that a key has when nothing is known about it yet.
     pub(crate) fn stated(&self, id: LimitsId) -> &[Limit] {
-        self.stated.get(id.0 as usize).map_or(&[], |stated| &stated.limits)
+        self.stated.get(&id).map_or(&[], |stated| &stated.limits)
     }
 
-    /// From now on other instances use these limits too: nothing but a stranger's share is this one's.
-    pub(crate) fn share(&mut self, now: u64, id: LimitsId) {
-        let Some(stated) = self.stated.get_mut(id.0 as usize) else { return };
-        stated.shared = true;
-        let shares: Box<[Share]> = stated.limits.iter().map(|&limit| Share::of_stranger(limit)).collect();
+    /// From now on other instances use these limits too, and nothing but a stranger's share is this one's; or it has all
+    /// of them to itself again.
+    pub(crate) fn share(&mut self, now: u64, id: LimitsId, is_shared: bool) {
+        let Some(stated) = self.stated.get_mut(&id) else { return };
+        if std::mem::replace(&mut stated.shared, is_shared) == is_shared {
+            return;
+        }
+        let strangers = stated.limits.iter().map(|&limit| Share::of_stranger(limit));
+        let shares: Box<[Share]> = strangers.filter(|_| is_shared).collect();
         for state in self.of_mut(id) {
             state.shares = shares.clone();
-            state.hold_to_shares(now);
+            match is_shared {
+                true => _ = state.hold_to_shares(now),
+                false => state.buckets.iter_mut().for_each(|bucket| bucket.allow(now, u64::MAX, u64::MAX)),
+            }
         }
     }
 
@@ -151,11 +176,11 @@ impl Keys {
     }
 
     fn is_shared(&self, id: LimitsId) -> bool {
-        self.stated.get(id.0 as usize).is_some_and(|stated| stated.shared)
+        self.stated.get(&id).is_some_and(|stated| stated.shared)
     }
 
     fn teaching(&self, id: LimitsId) -> Option<Teaching> {
-        self.stated.get(id.0 as usize)?.teaching
+        self.stated.get(&id)?.teaching
     }
 
     /// What is known of every key of a list of limits.
@@ -165,13 +190,13 @@ impl Keys {
 
     /// The table's places of these keys, which hold until the next sweep, and beyond while somebody waits or leaves with
     /// them. Keys without limits concern nobody, unless the upstream may add some.
-    pub(crate) fn resolve(&mut self, now: u64, keys: &[Key]) -> KeySet {
+    pub(crate) fn resolve(&mut self, now: u64, granted: u64, keys: &[Key]) -> KeySet {
         let mut set = KeySet::new();
         for &key in keys {
             if let Some(&index) = self.index.get(&key) {
                 set.push(index);
             } else if !self.stated(key.limits).is_empty() || self.teaching(key.limits).is_some() {
-                set.push(self.insert(now, key));
+                set.push(self.insert(now, granted, key));
             }
         }
         if set.len() > 1 {
@@ -181,24 +206,59 @@ impl Keys {
         set
     }
 
-    fn insert(&mut self, now: u64, key: Key) -> KeyIndex {
-        self.sweep_in = self.sweep_in.saturating_sub(1);
-        let key = if self.table.len() < self.max_keys { key } else { Key { subject: OVERFLOW, ..key } };
-        if let Some(&index) = self.index.get(&key) {
-            return index;
+    /// Takes over the lists and keys of another pacer, whose lists have names of their own. Where each key is now.
+    pub(crate) fn absorb(&mut self, other: Self) -> HashMap<KeyIndex, KeyIndex, RandomState> {
+        self.stated.extend(other.stated);
+        self.deeds = self.deeds.max(other.deeds);
+        let mut moved = HashMap::with_hasher(RandomState::default());
+        for (old, state) in other.table {
+            let key = state.key;
+            let new = self.table.insert(state) as KeyIndex;
+            self.index.insert(key, new);
+            moved.insert(old as KeyIndex, new);
         }
+        for new in moved.values() {
+            let estate = self.table[*new as usize].estate.as_mut();
+            estate.into_iter().for_each(|estate| estate.follow(&moved));
+        }
+        self.sweep_in = self.table.len().max(SWEEP_FROM);
+        moved
+    }
+
+    /// Another fixed part of every guard, and another bound.
+    pub(crate) fn set_bounds(&mut self, now: u64, guard: u64, max_keys: usize) {
+        self.max_keys = max_keys;
+        if std::mem::replace(&mut self.guard, guard) != guard {
+            let lists: Vec<(LimitsId, Vec<Limit>)> =
+                self.stated.iter().map(|(id, stated)| (*id, stated.limits.clone())).collect();
+            lists.into_iter().for_each(|(id, limits)| self.set_limits(now, id, limits));
+        }
+    }
+
+    fn insert(&mut self, now: u64, granted: u64, key: Key) -> KeyIndex {
+        self.sweep_in = self.sweep_in.saturating_sub(1);
+        let overflow = Key { subject: OVERFLOW, ..key };
+        let shared = self.place(overflow);
+        let is_full = self.table.len() >= self.max_keys;
+        // While somebody waits for the shared buckets it may be by this key: then all of it goes on there.
+        if let Some(shared) = shared.filter(|&shared| is_full || self.get(shared).waiting > 0) {
+            return shared;
+        }
+        let key = if is_full { overflow } else { key };
         let guard = self.guard;
         let buckets = self.stated(key.limits).iter().map(|&limit| Bucket::new(limit, guard, now)).collect();
         let teaching = self.teaching(key.limits);
         let taught = teaching.map(|teaching| Box::new(Taught::new(now, teaching, self.stated(key.limits))));
-        let mut state =
-            KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0, taught, shares: Box::default() };
-        if self.is_shared(key.limits) {
-            state.shares = self.stated(key.limits).iter().map(|&limit| Share::of_stranger(limit)).collect();
-            state.hold_to_shares(now);
-        }
+        let shares = match self.is_shared(key.limits) {
+            true => self.stated(key.limits).iter().map(|&limit| Share::of_stranger(limit)).collect(),
+            false => Box::default(),
+        };
+        let state = KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0, taught, estate: None, shares };
         let index = self.table.insert(state) as KeyIndex;
         self.index.insert(key, index);
+        self.endow(now, index);
+        shared.into_iter().for_each(|shared| self.endow_from_shared(now, granted, index, shared));
+        self.get_mut(index).hold_to_shares(now);
         index
     }
 
@@ -213,6 +273,7 @@ impl Keys {
     pub(crate) fn sweep(&mut self, now: u64) {
         let index = &mut self.index;
         self.table.retain(|_, state| {
+            state.forget_retired(now);
             let keep = state.is_busy() || !state.is_as_new(now);
             if !keep {
                 index.remove(&state.key);
@@ -234,7 +295,9 @@ impl KeyState {
     }
 
     fn is_as_new(&mut self, now: u64) -> bool {
-        self.buckets.iter_mut().all(|bucket| bucket.is_as_new(now))
+        self.estate.is_none()
+            && self.shares.iter().all(Share::is_strangers)
+            && self.buckets.iter_mut().all(|bucket| bucket.is_as_new(now))
             && self.taught.as_mut().is_none_or(|taught| taught.is_as_new(now))
     }
 
@@ -246,6 +309,16 @@ impl KeyState {
             share.changes(now)
         });
         changes.min().unwrap_or(u64::MAX)
+    }
+
+    /// The limits are others now: what it holds of one that stays, it holds on.
+    fn keep_shares(&mut self, now: u64, before: &[Limit], limits: &[Limit]) {
+        let kept = |limit: &Limit| {
+            let same = before.iter().position(|before| is_same(*before, *limit));
+            same.and_then(|nth| self.shares.get(nth).copied()).unwrap_or_else(|| Share::of_stranger(*limit))
+        };
+        self.shares = limits.iter().map(kept).collect();
+        self.hold_to_shares(now);
     }
 
     /// The buckets of every limit that is known, whoever stated it.
@@ -275,6 +348,9 @@ impl KeyState {
         if let Some(taught) = &mut self.taught {
             taught.take(now, due, nth, cost);
         }
+        if let Some(estate) = &mut self.estate {
+            estate.take(now, due, cost);
+        }
     }
 
     /// A request was really written at `now`.
@@ -284,6 +360,9 @@ impl KeyState {
         }
         if let Some(taught) = &mut self.taught {
             taught.restamp(now, permit);
+        }
+        if let Some(estate) = &mut self.estate {
+            estate.restamp(now, permit);
         }
     }
 
@@ -295,6 +374,9 @@ impl KeyState {
         }
         if let Some(taught) = &mut self.taught {
             taught.settle(now, permit, spent);
+        }
+        if let Some(estate) = &mut self.estate {
+            estate.settle(now, permit, spent);
         }
     }
 
@@ -320,22 +402,11 @@ impl KeyState {
     }
 
     /// A bucket for a limit that comes while requests wait: it knows them by their average.
-    fn join_late(&self, now: u64, limit: Limit, guard: u64) -> Bucket {
+    pub(crate) fn join_late(&self, now: u64, limit: Limit, guard: u64) -> Bucket {
         let mut bucket = Bucket::new(limit, guard, now).with_taken(self.held);
         bucket.line_up(now, &self.typical(), self.waiting);
         bucket
     }
-}
-
-/// The bucket that the new limit goes on from: what has left counts for every limit of its unit.
-fn inherit(old: &[Bucket], now: u64, limit: Limit, guard: u64) -> Option<Bucket> {
-    let closeness = |bucket: &&Bucket| match (bucket.limit(), limit) {
-        (Limit::Rate(a), Limit::Rate(b)) => (a.period() == b.period(), a.period()),
-        _ => (true, Duration::ZERO),
-    };
-    let mut bucket = old.iter().filter(|bucket| bucket.is_alike(limit)).max_by_key(closeness)?.clone();
-    bucket.retune(now, limit, guard);
-    Some(bucket)
 }
 
 /// Whether two limits are one whose amount may have changed.
@@ -347,7 +418,7 @@ fn is_same(a: Limit, b: Limit) -> bool {
     }
 }
 
-fn settle_bucket(bucket: &mut Bucket, now: u64, permit: &Permit, spent: Spent) {
+pub(crate) fn settle_bucket(bucket: &mut Bucket, now: u64, permit: &Permit, spent: Spent) {
     let share = bucket.share_of(&permit.taken);
     let actual = match (spent, &*bucket) {
         (Spent::Exactly(cost), Bucket::Rate(rate)) => cost.get(rate.unit()),

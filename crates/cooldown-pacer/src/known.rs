@@ -61,6 +61,13 @@ impl Pacer {
         self.keys.of(limits).flat_map(|state| taught(state).into_iter().map(|room| (state.key, room))).collect()
     }
 
+    /// Whether anything is known of a list of limits: somebody waits for it or was let go by it, and it is not as if that
+    /// had never been.
+    pub fn remembers(&mut self, now: Instant, limits: LimitsId) -> bool {
+        self.keys_in_use(now);
+        self.keys.of(limits).next().is_some()
+    }
+
     /// Whether the upstream has taught anything about a key that still holds: a limit, a rate, a closure.
     pub fn has_learned(&self, now: Instant, key: Key) -> bool {
         let now = self.last_now().max(now.as_nanos());

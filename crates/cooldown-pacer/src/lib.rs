@@ -21,12 +21,14 @@
 //! assert!(matches!(departures[..], [Departure::Go(ticket, _)] if ticket == second));
 //! ```
 
+mod absorb;
 mod ask;
 mod backlog;
 mod bucket;
 mod cooldown;
 mod cost;
 mod hand;
+mod heirs;
 mod history;
 mod keys;
 mod known;
@@ -47,9 +49,11 @@ mod taught;
 mod time;
 mod window;
 
+pub use absorb::Moved;
 pub use ask::{Admission, Ask, Departure, Flow, Key, LimitsId, Permit, Refusal, Spent, Ticket, Urgency, Weight, Why};
 pub use backlog::{Backlog, FlowBacklog};
 pub use cost::{Cost, Unit};
+pub use heirs::Heritage;
 pub use known::{Closure, Room, Source};
 pub use limit::{LARGEST_AMOUNT, LONGEST_PERIOD, Limit, Rate, RateError, SHORTEST_PERIOD};
 pub use observation::{Lesson, Observation, Refill, Told};

@@ -136,6 +136,36 @@ impl Line {
         }
     }
 
+    pub(crate) fn set_bounds(&mut self, ageing: u64, max_flows: usize) {
+        (self.ageing, self.max_flows) = (ageing.max(1), max_flows);
+    }
+
+    /// Everybody who waits, queue by queue and flow by flow, each flow in its order.
+    pub(crate) fn everybody(&self) -> Vec<(Ticket, Joining)> {
+        let mut all = Vec::with_capacity(self.waiters.len());
+        for (_, queue) in &self.queues {
+            for &(.., flow) in &queue.order {
+                let flow = &queue.flows[flow as usize];
+                let mut place = flow.head;
+                while let Some(waiter) = self.waiters.get(place as usize) {
+                    let joining = Joining {
+                        keys: queue.keys.clone(),
+                        flow: flow.flow,
+                        weight: Weight::new(flow.weight).unwrap_or(Weight::ONE),
+                        urgency: Urgency::new(queue.level).unwrap_or_default(),
+                        cost: waiter.cost,
+                        arrived: waiter.arrived,
+                        latest: waiter.latest,
+                        returns: false,
+                    };
+                    all.push((self.ticket(place), joining));
+                    place = waiter.behind;
+                }
+            }
+        }
+        all
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.waiters.len()
     }

@@ -69,6 +69,18 @@ impl Pace {
         self.level = self.level.max(self.burst - used as f64);
     }
 
+    /// No more credit than a full one has left when `used` has left of it; what is beyond is for the window to hold.
+    pub(crate) fn owe(&mut self, now: u64, used: u64) {
+        self.advance(now);
+        self.level = self.level.min((self.burst - used as f64).max(0.0));
+    }
+
+    /// Nobody waits for it any more.
+    pub(crate) fn forget_line(&mut self, now: u64) {
+        self.advance(now);
+        self.line.clear();
+    }
+
     /// Nanoseconds that `cost` occupies at the limit's own rate.
     pub(crate) fn span(&self, cost: f64) -> f64 {
         cost / self.rate

@@ -113,6 +113,31 @@ impl Pacer {
         self.look_again();
     }
 
+    /// Adds a list of limits under a name that no other list has, or replaces the list that has it, as
+    /// [`set_limits`](Pacer::set_limits) does. With a `teaching` the upstream may add to it, which is settled when it is
+    /// added; another one holds for keys that are not known yet.
+    ///
+    /// Pacers whose lists are named apart can be [joined](Pacer::absorb).
+    pub fn state_limits(&mut self, now: Instant, id: LimitsId, limits: Vec<Limit>, teaching: Option<Teaching>) {
+        let now = self.advance(now);
+        self.keys.state(now, id, limits, teaching);
+        self.look_again();
+    }
+
+    /// A list of limits as it holds now.
+    pub fn limits(&self, id: LimitsId) -> &[Limit] {
+        self.keys.stated(id)
+    }
+
+    /// Replaces what holds for the whole pacer.
+    pub fn set_settings(&mut self, now: Instant, settings: Settings) {
+        let now = self.advance(now);
+        self.keys.set_bounds(now, nanos(settings.guard), settings.max_keys);
+        self.line.set_bounds(nanos(settings.ageing), settings.max_flows);
+        self.settings = settings;
+        self.look_again();
+    }
+
     /// A request wants to leave: now, after waiting, or not at all.
     ///
     /// After [`Admission::Wait`] call [`due`](Pacer::due) once [`next_due`](Pacer::next_due) has come, which may be at
@@ -175,7 +200,11 @@ impl Pacer {
             return;
         }
         for &key in &permit.keys {
-            self.keys.get_mut(key).restamp(now, permit);
+            let state = self.keys.get_mut(key);
+            state.restamp(now, permit);
+            if state.estate.is_some() {
+                self.keys.restamp_heirs(key, now, permit, 0);
+            }
         }
         permit.at = now;
     }
@@ -189,6 +218,10 @@ impl Pacer {
             let state = self.keys.get_mut(index);
             state.settle(now, &permit, spent);
             freed |= state.waiting > 0;
+            if state.estate.is_some() {
+                self.keys.settle_heirs(index, now, &permit, spent, 0);
+                freed = true;
+            }
         }
         if freed {
             self.look_again();
@@ -248,7 +281,7 @@ impl Pacer {
         if self.keys.is_sweep_due() {
             self.sweep(now);
         }
-        self.keys.resolve(now, keys)
+        self.keys.resolve(now, self.granted, keys)
     }
 
     fn sweep(&mut self, now: u64) {

@@ -7,11 +7,12 @@ use crate::share::{Share, Usage};
 use crate::time::Instant;
 
 impl Pacer {
-    /// Other instances use these limits too: from now on each of their keys has a stranger's share, until
-    /// [`set_share`](Pacer::set_share) says another.
-    pub fn share_limits(&mut self, now: Instant, id: LimitsId) {
+    /// Says whether other instances use these limits too. If they do, each of their keys has a stranger's share from now
+    /// on, until [`set_share`](Pacer::set_share) says another. Nothing changes where that was said before.
+    pub fn share_limits(&mut self, now: Instant, id: LimitsId, is_shared: bool) {
         let now = self.advance(now);
-        self.keys.share(now, id);
+        self.keys.share(now, id, is_shared);
+        self.look_again();
     }
 
     /// The keys of these limits that are in use here.
@@ -75,7 +76,7 @@ mod tests {
         let mut pacer = Pacer::new(Settings { guard: Duration::ZERO, ..Settings::default() });
         let rate = Rate::new(Unit::Requests, 10, SECOND).expect("a rate");
         let id = pacer.add_limits(vec![rate.into()]);
-        pacer.share_limits(Instant::START, id);
+        pacer.share_limits(Instant::START, id, true);
         (pacer, Key::whole(id))
     }
 
@@ -120,6 +121,41 @@ mod tests {
         assert_eq!(count(&mut pacer, later, key), 4);
         pacer.set_limits(later, key.limits, vec![slots, twenty.into()]);
         assert!(pacer.usage(later, key, 1).is_some_and(|usage| usage.used == 4));
+    }
+
+    #[test]
+    fn a_limit_that_is_not_shared_any_more_is_this_instances_alone() {
+        let (mut pacer, key) = pacer();
+        pacer.set_share(Instant::START, key, 0, lent(4, Instant::NEVER, 0));
+        pacer.share_limits(Instant::START, key.limits, false);
+        let later = Instant::START.after(SECOND);
+        assert_eq!(count(&mut pacer, later, key), 10);
+        pacer.share_limits(later, key.limits, true);
+        assert_eq!(count(&mut pacer, later.after(2 * SECOND), key), 0);
+    }
+
+    #[test]
+    fn a_share_is_not_forgotten_while_it_is_held() {
+        let (mut pacer, key) = pacer();
+        pacer.set_share(Instant::START, key, 0, lent(4, Instant::NEVER, 0));
+        assert_eq!(pacer.keys_in_use(Instant::START.after(60 * SECOND)), 1);
+        let stranger = Share::of_stranger(pacer.limits(key.limits)[0]);
+        pacer.set_share(Instant::START.after(61 * SECOND), key, 0, stranger);
+        assert_eq!(pacer.keys_in_use(Instant::START.after(120 * SECOND)), 0, "and then it is");
+    }
+
+    #[test]
+    fn two_pacers_that_become_one_hold_on_to_their_shares() {
+        let (mut one, _) = pacer();
+        let mut other = Pacer::new(Settings::default());
+        let id = LimitsId::new(7);
+        let rate = Rate::new(Unit::Requests, 10, SECOND).expect("a rate");
+        other.state_limits(Instant::START, id, vec![rate.into()], None);
+        other.share_limits(Instant::START, id, true);
+        other.set_share(Instant::START, Key::whole(id), 0, lent(6, Instant::START.after(2 * SECOND), 2));
+        one.absorb(Instant::START, other);
+        assert_eq!(count(&mut one, Instant::START.after(SECOND), Key::whole(id)), 6);
+        assert_eq!(count(&mut one, Instant::START.after(4 * SECOND), Key::whole(id)), 2, "its lease ended");
     }
 
     #[test]

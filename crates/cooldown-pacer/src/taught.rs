@@ -62,6 +62,11 @@ impl Taught {
         }
     }
 
+    /// What has left lately.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
     /// Buckets of the limits that were told.
     pub(crate) fn buckets(&self) -> impl Iterator<Item = &Bucket> {
         self.learned.iter().filter_map(|learned| learned.bucket.as_ref())

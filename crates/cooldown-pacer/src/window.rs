@@ -131,6 +131,12 @@ impl Window {
         self.cells.get(index).map_or(u64::MAX, |cell| cell.last.saturating_add(hold))
     }
 
+    /// What left, oldest first, each no earlier than it did.
+    pub(crate) fn departures(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let before = std::iter::once(self.passed).chain(self.cells.iter().map(|cell| cell.total));
+        self.cells.iter().zip(before).map(|(cell, before)| (cell.last, cell.total - before))
+    }
+
     /// When room appears: pairs of an instant and how much of the window is free from then on.
     pub(crate) fn releases(&self, hold: u64) -> impl Iterator<Item = (u64, i64)> + '_ {
         let free = self.amount as i64 - self.used() as i64;

@@ -14,8 +14,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::admin::{self, AdminState};
-use crate::config::Config;
+use crate::config::{Config, Faults};
 use crate::proxy::Site;
+use crate::reload::{Live, Reloader};
 use crate::server::{Listeners, Phase, WorkerThread};
 use crate::telemetry::{AccessLog, LogLevel, Metrics};
 
@@ -25,7 +26,7 @@ pub struct App {
     listeners: Listeners,
     admin: Option<TcpListener>,
     admin_state: AdminState,
-    site: Arc<Site>,
+    live: Arc<Live>,
     header_timeout: Duration,
     drain_timeout: Duration,
 }
@@ -50,17 +51,24 @@ impl App {
             .with_context(|| format!("cannot listen on {}:{}", server.host, server.port))?;
         let admin = config.admin.as_ref().map(admin::bind).transpose()?;
         let metrics = Arc::new(Metrics::new());
-        let site = Arc::new(Site::new(config, Arc::clone(&metrics), access)?);
-        site.tell_limits();
-        let admin_state = AdminState::new(config, metrics, Arc::clone(&site));
+        let live = Live::new(config, Site::new(config, Arc::clone(&metrics), access)?);
+        live.tell_limits(&metrics);
+        let admin_state = AdminState::new(config, metrics, Arc::clone(&live));
         let (header_timeout, drain_timeout) = (server.header_timeout, server.drain_timeout);
-        Ok(Self { listeners, admin, admin_state, site, header_timeout, drain_timeout })
+        Ok(Self { listeners, admin, admin_state, live, header_timeout, drain_timeout })
     }
 
     /// The same, with a log whose level the admin API can change.
     #[must_use]
     pub fn with_log_level(mut self, level: LogLevel) -> Self {
         self.admin_state = self.admin_state.with_log_level(level);
+        self
+    }
+
+    /// The same, with what the admin API puts the configuration in force anew by.
+    #[must_use]
+    pub fn with_reloader(mut self, reloader: Reloader) -> Self {
+        self.admin_state = self.admin_state.with_reloader(reloader);
         self
     }
 
@@ -74,6 +82,16 @@ impl App {
         self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
+    /// Puts another configuration in force while the proxy runs.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Puts in force whatever `source` reads, each time that it is told to.
+    pub fn reloader(&self, source: impl Fn() -> Result<Config, Faults> + Send + Sync + 'static) -> Reloader {
+        Reloader::new(Arc::clone(&self.live), source)
+    }
+
     /// Its figures.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.admin_state.metrics
@@ -85,7 +103,7 @@ impl App {
     /// When a worker cannot be started, or dies.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let readiness = Arc::clone(&self.admin_state.readiness);
-        let (site, drain_timeout) = (Arc::clone(&self.site), self.drain_timeout);
+        let (live, drain_timeout) = (Arc::clone(&self.live), self.drain_timeout);
         let mut running = self.start()?;
         readiness.enter(admin::Phase::Serving);
         let died = tokio::select! {
@@ -95,7 +113,7 @@ impl App {
         readiness.enter(admin::Phase::Draining);
         tracing::info!("finishing what is under way");
         running.phase.send_replace(Phase::Draining(Instant::now() + drain_timeout));
-        site.pacing().shut_down(drain_timeout);
+        live.site().pacing().shut_down(drain_timeout);
         let ended = running.end().await;
         if died {
             bail!("a worker died; its last words are in the log");
@@ -107,8 +125,8 @@ impl App {
         let (phase, told) = watch::channel(Phase::Serving);
         let mut workers = Vec::with_capacity(self.listeners.workers.len());
         for (index, listeners) in self.listeners.workers.into_iter().enumerate() {
-            let site = Arc::clone(&self.site);
-            let worker = WorkerThread::start(index, listeners, site, self.header_timeout, told.clone());
+            let sites = self.live.sites();
+            let worker = WorkerThread::start(index, listeners, sites, self.header_timeout, told.clone());
             workers.push(worker.context("a worker cannot be started")?);
         }
         let admin = match self.admin {

@@ -301,6 +301,14 @@ fn default_file() -> PathBuf {
 }
 
 impl ServeFrom {
+    /// The file, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, .. } => Some(path),
+            Self::Flags { .. } => None,
+        }
+    }
+
     /// The configuration to serve with.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ pub mod load;
 pub mod pacing;
 pub mod provider;
 pub mod proxy;
+pub mod reload;
 pub mod server;
 pub mod simulate;
 pub mod status;

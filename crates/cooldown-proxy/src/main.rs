@@ -1,12 +1,15 @@
 //! The program: reads the command line, and does what it says.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use cooldown_proxy::app::App;
 use cooldown_proxy::cli::{self, Command, RUN_TIME_FAILURE, ServeFrom, USAGE};
+use cooldown_proxy::config::watch::FileWatch;
 use cooldown_proxy::config::{Addresses, Config};
 use cooldown_proxy::load::{self, Load};
+use cooldown_proxy::reload::Reloader;
 use cooldown_proxy::simulate::{self, Fault, Simulate};
 use cooldown_proxy::telemetry::Logs;
 use cooldown_proxy::{demo, status};
@@ -40,7 +43,7 @@ fn main() -> ExitCode {
 
 fn serve(source: &ServeFrom) -> ExitCode {
     match source.load() {
-        Ok(config) => ended(run(&config)),
+        Ok(config) => ended(run(source.clone(), &config)),
         Err(faults) => {
             faults.print();
             ExitCode::from(USAGE)
@@ -49,7 +52,7 @@ fn serve(source: &ServeFrom) -> ExitCode {
 }
 
 /// Serves until SIGTERM or SIGINT.
-fn run(config: &Config) -> anyhow::Result<()> {
+fn run(source: ServeFrom, config: &Config) -> anyhow::Result<()> {
     let logs = Logs::start(&config.log)?;
     let app = App::bind(config, logs.access().clone())?.with_log_level(logs.level().clone());
     for line in config.describe(&bound(&app)).lines() {
@@ -58,8 +61,34 @@ fn run(config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let told = told_to_stop().context("signals cannot be received")?;
-        app.run(told).await
+        let file = source.file().map(ToOwned::to_owned);
+        let reloader = app.reloader(move || source.load());
+        reload_when_told(reloader.clone(), file).context("signals cannot be received")?;
+        app.with_reloader(reloader).run(told).await
     })
+}
+
+/// Reads the configuration again at each SIGHUP, and when its file changes.
+fn reload_when_told(reloader: Reloader, file: Option<PathBuf>) -> std::io::Result<()> {
+    let mut hang_ups = signal(SignalKind::hangup())?;
+    let by_signal = reloader.clone();
+    tokio::spawn(async move {
+        while hang_ups.recv().await.is_some() {
+            // Whatever comes of it is told.
+            let _ = by_signal.reload_and_tell();
+        }
+    });
+    let Some(file) = file else { return Ok(()) };
+    match FileWatch::start(&file) {
+        Ok(mut watch) => drop(tokio::spawn(async move {
+            loop {
+                watch.changed().await;
+                let _ = reloader.reload_and_tell();
+            }
+        })),
+        Err(error) => tracing::warn!(%error, "changes of the configuration are only seen on SIGHUP"),
+    }
+    Ok(())
 }
 
 /// Completes at the first SIGTERM or SIGINT. A second one ends the program at once.

@@ -67,6 +67,11 @@ impl Share {
         Self::least(terms::stranger(amount))
     }
 
+    /// Whether nothing of the limit was ever lent: what a key has that nobody holds anything of.
+    pub(crate) fn is_strangers(&self) -> bool {
+        self.until == Instant::START
+    }
+
     /// So much for ever.
     fn least(least: u64) -> Self {
         let start = Instant::START;

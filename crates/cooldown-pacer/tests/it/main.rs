@@ -3,6 +3,8 @@
 mod cooldowns;
 mod extremes;
 mod fairness;
+mod heirs;
+mod join;
 mod learning;
 mod noise;
 mod promises;

@@ -93,7 +93,7 @@ impl Fleet {
     fn start(&mut self, nth: usize, flows: u64, clock: u64) -> Member {
         let mut pacer = Pacer::new(Settings { guard: Duration::from_millis(2), ..Settings::default() });
         let limits = pacer.add_limits(vec![self.limit]);
-        pacer.share_limits(at(clock + self.now), limits);
+        pacer.share_limits(at(clock + self.now), limits, true);
         Member {
             name: format!("m{nth}"),
             boot: self.roll(),

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 
+use super::in_force::in_force;
 use super::routes::{denied, error, wrong_method};
 use super::{AdminState, guard, stream};
 use crate::proxy::NoSuchUpstream;
@@ -48,6 +49,18 @@ struct Level {
     level: String,
 }
 
+/// An order that says all by its path.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// What a reload changed.
+#[derive(Debug, Serialize)]
+struct Reloaded {
+    in_force: Vec<&'static str>,
+    after_restart: Vec<&'static str>,
+}
+
 /// The latest events.
 #[derive(Debug, Serialize)]
 struct Recent {
@@ -68,6 +81,7 @@ pub(super) fn router() -> Router<Arc<AdminState>> {
         .route("/pause", post(pause))
         .route("/resume", post(resume))
         .route("/log-level", post(set_log_level))
+        .route("/reload", post(reload))
         .layer(middleware::from_fn(require_meaning))
         .layer(DefaultBodyLimit::max(MOST_BODY));
     Router::new()
@@ -94,7 +108,7 @@ async fn events(State(state): State<Arc<AdminState>>) -> Response {
 }
 
 async fn config(State(state): State<Arc<AdminState>>) -> Response {
-    json(&*state.in_force)
+    json(&in_force(&state.live.in_force()))
 }
 
 async fn cooldown(State(state): State<Arc<AdminState>>, body: Bytes) -> Response {
@@ -105,27 +119,41 @@ async fn cooldown(State(state): State<Arc<AdminState>>, body: Bytes) -> Response
     if !(order.seconds > 0.0 && order.seconds <= LONGEST_COOLDOWN) {
         return error(StatusCode::BAD_REQUEST, "invalid_request", "`seconds` must lie between 0 and 604800");
     }
-    done(state.site.close_by_hand(&order.upstream, Duration::from_secs_f64(order.seconds)))
+    done(state.live.site().close_by_hand(&order.upstream, Duration::from_secs_f64(order.seconds)))
 }
 
 async fn release(State(state): State<Arc<AdminState>>, body: Bytes) -> Response {
     match read::<Order>(&body) {
-        Ok(order) => done(state.site.open_by_hand(&order.upstream)),
+        Ok(order) => done(state.live.site().open_by_hand(&order.upstream)),
         Err(response) => *response,
     }
 }
 
 async fn pause(State(state): State<Arc<AdminState>>, body: Bytes) -> Response {
     match read::<Order>(&body) {
-        Ok(order) => done(state.site.set_paused(&order.upstream, true)),
+        Ok(order) => done(state.live.site().set_paused(&order.upstream, true)),
         Err(response) => *response,
     }
 }
 
 async fn resume(State(state): State<Arc<AdminState>>, body: Bytes) -> Response {
     match read::<Order>(&body) {
-        Ok(order) => done(state.site.set_paused(&order.upstream, false)),
+        Ok(order) => done(state.live.site().set_paused(&order.upstream, false)),
         Err(response) => *response,
+    }
+}
+
+/// Reading a file and building everything anew takes milliseconds, which only this thread's other callers wait for.
+async fn reload(State(state): State<Arc<AdminState>>, body: Bytes) -> Response {
+    if let Err(response) = read::<Nothing>(&body) {
+        return *response;
+    }
+    let Some(reloader) = &state.reloader else {
+        return error(StatusCode::CONFLICT, "no_reload", "this proxy has nothing to read its configuration from");
+    };
+    match reloader.reload_and_tell() {
+        Ok(changes) => json(&Reloaded { in_force: changes.in_force, after_restart: changes.after_restart }),
+        Err(faults) => error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration", &faults.to_string()),
     }
 }
 

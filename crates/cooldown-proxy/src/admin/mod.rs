@@ -23,7 +23,7 @@ pub use readiness::{Phase, Readiness};
 use crate::config::Config;
 use crate::config::model::Admin;
 use crate::config::secret::Secret;
-use crate::proxy::Site;
+use crate::reload::{Live, Reloader};
 use crate::telemetry::snapshot::Snapshot;
 use crate::telemetry::{LogLevel, Metrics};
 use listener::BoundedListener;
@@ -36,9 +36,9 @@ pub struct AdminState {
     /// What `/readyz` answers from.
     pub readiness: Arc<Readiness>,
     /// What is looked at, and acted on by hand.
-    site: Arc<Site>,
-    /// The configuration, without secrets.
-    in_force: Arc<serde_json::Value>,
+    live: Arc<Live>,
+    /// What puts the configuration in force anew; `None` where there is nothing to read it from.
+    reloader: Option<Reloader>,
     /// What changes how much is logged; `None` where nothing is.
     log_level: Option<LogLevel>,
     /// What a caller must show, if anything.
@@ -48,13 +48,13 @@ pub struct AdminState {
 }
 
 impl AdminState {
-    /// What there is to tell of a site as configured.
-    pub fn new(config: &Config, metrics: Arc<Metrics>, site: Arc<Site>) -> Self {
+    /// What there is to tell of a proxy as configured.
+    pub(crate) fn new(config: &Config, metrics: Arc<Metrics>, live: Arc<Live>) -> Self {
         Self {
             metrics,
             readiness: Arc::new(Readiness::default()),
-            site,
-            in_force: Arc::new(in_force::in_force(config)),
+            live,
+            reloader: None,
             log_level: None,
             token: config.admin.as_ref().and_then(|admin| admin.token.clone()),
             listeners: Arc::new(Semaphore::new(stream::MOST_LISTENERS)),
@@ -67,8 +67,14 @@ impl AdminState {
         Self { log_level: Some(level), ..self }
     }
 
+    /// The same, with what reads the configuration again.
+    #[must_use]
+    pub fn with_reloader(self, reloader: Reloader) -> Self {
+        Self { reloader: Some(reloader), ..self }
+    }
+
     fn snapshot(&self) -> Snapshot {
-        self.site.snapshot(self.readiness.phase().name())
+        self.live.site().snapshot(self.readiness.phase().name())
     }
 }
 

@@ -110,6 +110,7 @@ mod tests {
     use crate::admin::{self, Readiness};
     use crate::config;
     use crate::proxy::Site;
+    use crate::reload::Live;
     use crate::telemetry::{AccessLog, Metrics};
 
     struct Running {
@@ -132,7 +133,7 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         let metrics = Arc::new(Metrics::new());
         let site = Site::new(&config, Arc::clone(&metrics), AccessLog::off()).expect("a site");
-        let state = AdminState::new(&config, Arc::clone(&metrics), Arc::new(site));
+        let state = AdminState::new(&config, Arc::clone(&metrics), Live::new(&config, site));
         let readiness = Arc::clone(&state.readiness);
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let shutdown = async move { drop(stopped.await) };
@@ -254,6 +255,7 @@ mod tests {
             ("/api/v1/cooldown", r#"{"upstream": "/api", "seconds": 1e300}"#, 400, "invalid_request"),
             ("/api/v1/log-level", r#"{"level": "loud"}"#, 400, "invalid_request"),
             ("/api/v1/log-level", r#"{"level": "info"}"#, 409, "no_log"),
+            ("/api/v1/reload", "{}", 409, "no_reload"),
             ("/api/v1/snapshot", "{}", 405, "method_not_allowed"),
         ] {
             let (told, answer) = order(&running, path, body, JSON);

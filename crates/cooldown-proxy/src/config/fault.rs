@@ -99,8 +99,8 @@ impl Place {
 }
 
 impl Faults {
-    /// Faults of something that has no lines: the command line, or a file that cannot be read.
-    pub(super) fn without_place(name: &str, faults: Vec<(String, String)>) -> Self {
+    /// Faults of something that has no lines: the command line, a file that cannot be read, a reload that fails.
+    pub(crate) fn without_place(name: &str, faults: Vec<(String, String)>) -> Self {
         let list = faults.into_iter().map(|(message, hint)| Fault { message, hint, place: None });
         Self { name: name.to_owned(), list: list.collect() }
     }

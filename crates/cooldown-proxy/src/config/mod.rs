@@ -26,6 +26,7 @@ mod routes;
 mod schema;
 pub mod secret;
 mod url;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;

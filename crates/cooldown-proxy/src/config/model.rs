@@ -57,7 +57,7 @@ pub struct Server {
 }
 
 /// One entry of `routes`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The key as it was written: shown in logs, metrics and the start-up text.
     pub name: String,
@@ -120,7 +120,7 @@ pub enum HostHeader {
 }
 
 /// One entry of `rate_limits`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainLimits {
     /// The domain as it was written.
     pub name: String,
@@ -133,7 +133,7 @@ pub struct DomainLimits {
 }
 
 /// One entry of `providers`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provider {
     /// Its name; requests reach it at `/<name>/…`.
     pub name: String,
@@ -210,7 +210,7 @@ pub enum KeyField {
 }
 
 /// Whose credentials a provider is sent.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keys {
     /// The caller's own, unchanged.
     Client,
@@ -219,7 +219,7 @@ pub enum Keys {
 }
 
 /// One entry of `clients`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     /// Its name.
     pub name: String,
@@ -234,7 +234,7 @@ pub struct Client {
 }
 
 /// `queue`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queue {
     /// The longest that a request may wait.
     pub max_wait: Duration,
@@ -264,7 +264,7 @@ pub enum ClientBy {
 }
 
 /// `retry`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     /// How often a request is tried in all. Refusals by a limit do not count: those are waited for.
     pub attempts: u32,
@@ -285,7 +285,7 @@ pub enum RetryOn {
 }
 
 /// `admin`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     /// Host name or address to listen on.
     pub host: String,

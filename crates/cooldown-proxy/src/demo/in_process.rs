@@ -1,13 +1,15 @@
 //! The proxy inside this process, on a port that the system chose.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, anyhow};
 use tokio::sync::oneshot;
 
 use crate::app::App;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Faults};
+use crate::reload::{Changes, Live};
 use crate::telemetry::AccessLog;
 
 /// A running proxy. It is shut down when it is dropped: what is under way is finished, within the configured
@@ -15,6 +17,7 @@ use crate::telemetry::AccessLog;
 #[derive(Debug)]
 pub struct InProcess {
     address: SocketAddr,
+    live: Arc<Live>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
@@ -39,6 +42,7 @@ impl InProcess {
     pub fn start_with(config: &Config) -> anyhow::Result<Self> {
         let app = App::bind(config, AccessLog::off())?;
         let address = *app.addresses().first().context("the proxy listens nowhere")?;
+        let live = Arc::clone(app.live());
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(move || {
@@ -46,7 +50,15 @@ impl InProcess {
                 let _ = stopped.await;
             }))
         })?;
-        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { address, live, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Puts another configuration in force while it runs.
+    ///
+    /// # Errors
+    /// When it cannot be put in force; then nothing has changed.
+    pub fn apply(&self, config: Config) -> Result<Changes, Faults> {
+        self.live.apply(config)
     }
 
     /// Where it listens for clients.

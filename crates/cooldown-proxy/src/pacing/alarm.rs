@@ -3,11 +3,12 @@
 //! An async runtime counts time in milliseconds; a condition variable keeps the error of a departure below a tenth of
 //! one, and the thread runs even while a worker is busy.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use cooldown_pacer::Instant;
 use parking_lot::{Condvar, Mutex};
+use slab::Slab;
 
 use super::clock::Clock;
 use super::line::Line;
@@ -21,8 +22,7 @@ pub(super) struct Alarm {
 
 #[derive(Debug)]
 struct Deadlines {
-    /// For each line, when it has something to do next.
-    lines: Vec<Option<Instant>>,
+    lines: Slab<(Weak<Line>, Option<Instant>)>,
     /// How long the thread means to sleep; a deadline before this must wake it.
     asleep_until: Instant,
     stopped: bool,
@@ -36,22 +36,32 @@ pub(super) struct AlarmThread {
 }
 
 impl Alarm {
-    pub(super) fn new(lines: usize) -> Self {
-        let deadlines = Deadlines { lines: vec![None; lines], asleep_until: Instant::START, stopped: false };
+    pub(super) fn new() -> Self {
+        let deadlines = Deadlines { lines: Slab::new(), asleep_until: Instant::START, stopped: false };
         Self { deadlines: Mutex::new(deadlines), earlier: Condvar::new() }
     }
 
-    /// Sets when the line with this index has something to do next.
+    /// Takes a line in, for as long as there is one. Its number.
+    pub(super) fn enter(&self, line: Weak<Line>) -> usize {
+        self.deadlines.lock().lines.insert((line, None))
+    }
+
+    /// A line is gone.
+    pub(super) fn leave(&self, line: usize) {
+        self.deadlines.lock().lines.remove(line);
+    }
+
+    /// Sets when the line with this number has something to do next.
     pub(super) fn set(&self, line: usize, due: Option<Instant>) {
         let mut deadlines = self.deadlines.lock();
-        deadlines.lines[line] = due;
+        deadlines.lines[line].1 = due;
         if due.is_some_and(|due| due < deadlines.asleep_until) {
             self.earlier.notify_one();
         }
     }
 
-    /// Sleeps until a line is due and tells which ones are; `None` when the thread shall end.
-    fn next(&self, clock: Clock) -> Option<Vec<usize>> {
+    /// Sleeps until a line is due and tells which ones are: it may be that they are gone. `None` when the thread shall end.
+    fn next(&self, clock: Clock) -> Option<Vec<Weak<Line>>> {
         let mut deadlines = self.deadlines.lock();
         loop {
             if deadlines.stopped {
@@ -64,7 +74,7 @@ impl Alarm {
                 deadlines.asleep_until = Instant::START;
                 return Some(due);
             }
-            let earliest = deadlines.lines.iter().flatten().min().copied().unwrap_or(Instant::NEVER);
+            let earliest = deadlines.lines.iter().filter_map(|(_, (_, due))| *due).min().unwrap_or(Instant::NEVER);
             deadlines.asleep_until = earliest;
             if earliest == Instant::NEVER {
                 self.earlier.wait(&mut deadlines);
@@ -76,32 +86,30 @@ impl Alarm {
 }
 
 impl Deadlines {
-    fn take_due(&mut self, now: Instant) -> Vec<usize> {
-        let due = |at: &Option<Instant>| at.is_some_and(|at| at <= now);
-        let mut indices = Vec::new();
-        for (index, at) in self.lines.iter_mut().enumerate() {
-            if due(at) {
-                *at = None;
-                indices.push(index);
-            }
-        }
-        indices
+    fn take_due(&mut self, now: Instant) -> Vec<Weak<Line>> {
+        let due =
+            self.lines.iter_mut().filter_map(|(_, (line, due))| due.take_if(|due| *due <= now).map(|_| line.clone()));
+        due.collect()
     }
 }
 
 impl AlarmThread {
-    /// Starts the thread for these lines, which carry the indices of their places in the list.
-    pub(super) fn start(alarm: Arc<Alarm>, lines: Vec<Arc<Line>>, clock: Clock) -> std::io::Result<Self> {
+    /// Starts the thread.
+    pub(super) fn start(clock: Clock) -> std::io::Result<Self> {
+        let alarm = Arc::new(Alarm::new());
         let shared = Arc::clone(&alarm);
         let run = move || {
             while let Some(due) = shared.next(clock) {
-                for index in due {
-                    lines[index].depart();
-                }
+                due.iter().filter_map(Weak::upgrade).for_each(|line| line.depart());
             }
         };
         let thread = std::thread::Builder::new().name("alarm".to_owned()).spawn(run)?;
         Ok(Self { alarm, thread: Some(thread) })
+    }
+
+    /// What lines set.
+    pub(super) fn alarm(&self) -> &Arc<Alarm> {
+        &self.alarm
     }
 }
 

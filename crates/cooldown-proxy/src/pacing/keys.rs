@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use parking_lot::RwLock;
 use smallvec::SmallVec;
 
-use super::{CommonKeys, Pacing};
+use super::{CommonKeys, Pacing, RouteLimits};
 use crate::provider::Scope;
 
 /// More than this is not remembered of who belongs to which group: then all is forgotten, and told again. Groups are formed
@@ -59,11 +59,11 @@ impl fmt::Display for Label {
     }
 }
 
-/// Which group of requests each path belongs to, as far as responses have told. Paths are known by their route and the hash
+/// Which group of requests each path of a route belongs to, as far as responses have told. Paths are known by the hash
 /// of how they begin.
 #[derive(Debug, Default)]
 pub(super) struct Pools {
-    known: RwLock<HashMap<(usize, u64), u64, RandomState>>,
+    known: RwLock<HashMap<u64, u64, RandomState>>,
     /// Whether there is any: hardly an upstream forms groups.
     any: AtomicBool,
 }
@@ -103,12 +103,29 @@ impl Keys {
 impl Pacing {
     /// The keys that concern a request to `route` by these credentials for this model, beside the common ones.
     pub fn keys(&self, route: usize, by: Credential, model: Option<&str>, path: &str, common: &CommonKeys) -> Keys {
-        let lists = &self.routes[route].lists;
-        let credential = match by {
+        self.keys_of(route, self.subject(route, by), model, path, common)
+    }
+
+    /// What a request by these credentials is counted under.
+    pub(super) fn subject(&self, route: usize, by: Credential) -> Option<u64> {
+        match by {
             Credential::None => None,
-            Credential::Ours(index) => Some(index as u64),
+            Credential::Ours(index) => {
+                Some(self.routes[route].lists.subjects.get(index).copied().unwrap_or(index as u64))
+            }
             Credential::Callers(hash) => Some(hash),
-        };
+        }
+    }
+
+    pub(super) fn keys_of(
+        &self,
+        route: usize,
+        credential: Option<u64>,
+        model: Option<&str>,
+        path: &str,
+        common: &CommonKeys,
+    ) -> Keys {
+        let RouteLimits { lists, pools, .. } = &self.routes[route];
         let subject = credential.unwrap_or_default();
         let upstream = Key::whole(lists.upstream);
         let key = credential.map(|subject| Key { limits: lists.key, subject });
@@ -123,8 +140,8 @@ impl Pacing {
             let matching = lists.globs.iter().filter(|(glob, _)| glob.matches(model));
             keys.all.extend(matching.map(|&(_, limits)| Key { limits, subject }));
         }
-        if self.pools.any.load(Relaxed) {
-            let pool = self.pools.of(route, self.beginnings(path));
+        if pools.any.load(Relaxed) {
+            let pool = pools.of(self.beginnings(path));
             keys.all.extend(pool.map(|pool| keys.of(Scope::Pool(pool))));
         }
         keys.all.extend_from_slice(common);
@@ -135,7 +152,7 @@ impl Pacing {
     /// are counted with it.
     pub fn learn_pool(&self, route: usize, path: &str, scope: Scope) {
         if let Scope::Pool(pool) = scope {
-            self.pools.learn(route, self.beginnings(path), pool);
+            self.routes[route].pools.learn(self.beginnings(path), pool);
         }
     }
 
@@ -151,13 +168,13 @@ impl Pacing {
 }
 
 impl Pools {
-    fn of(&self, route: usize, beginnings: [u64; 2]) -> Option<u64> {
+    fn of(&self, beginnings: [u64; 2]) -> Option<u64> {
         let known = self.known.read();
-        beginnings.iter().find_map(|beginning| known.get(&(route, *beginning)).copied())
+        beginnings.iter().find_map(|beginning| known.get(beginning).copied())
     }
 
-    fn learn(&self, route: usize, beginnings: [u64; 2], pool: u64) {
-        if self.of(route, beginnings) == Some(pool) {
+    fn learn(&self, beginnings: [u64; 2], pool: u64) {
+        if self.of(beginnings) == Some(pool) {
             return;
         }
         let mut known = self.known.write();
@@ -166,8 +183,8 @@ impl Pools {
         }
         let [long, short] = beginnings;
         // What shares its first segment with others does not change their group.
-        known.entry((route, short)).or_insert(pool);
-        known.insert((route, long), pool);
+        known.entry(short).or_insert(pool);
+        known.insert(long, pool);
         self.any.store(true, Relaxed);
     }
 }
@@ -210,6 +227,6 @@ mod tests {
             pacing.learn_pool(0, &path, Scope::Pool(nth));
             assert!(is_in(&pacing, &path, nth));
         }
-        assert!(pacing.pools.known.read().len() <= MOST_POOLS);
+        assert!(pacing.routes[0].pools.known.read().len() <= MOST_POOLS);
     }
 }

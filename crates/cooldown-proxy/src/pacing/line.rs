@@ -11,15 +11,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cooldown_pacer::{
-    Ask, Backlog, Closure, Cost, Departure, Instant, Key, Lesson, LimitsId, Observation, Pacer, Refusal, Room, Spent,
-    Ticket,
+    Ask, Backlog, Closure, Cost, Departure, Heritage, Instant, Key, Lesson, Limit, LimitsId, Moved, Observation, Pacer,
+    Refusal, Room, Settings, Spent, Ticket,
 };
 use foldhash::fast::RandomState;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::alarm::Alarm;
+use super::change::{Change, Legacy, Statement};
 use super::clock::Clock;
 
 /// A permit is stamped again when its request is written later than this after the grant; the guard covers less.
@@ -33,8 +34,8 @@ pub struct Line {
     inner: Mutex<Inner>,
     clock: Clock,
     alarm: Arc<Alarm>,
-    /// Its place among the alarm's deadlines.
-    index: usize,
+    /// Its number among the alarm's lines.
+    number: usize,
 }
 
 #[derive(Debug)]
@@ -50,6 +51,14 @@ struct Inner {
     departures: Vec<Departure>,
     /// Answers to hand over once the lock is released.
     told: Told,
+    /// The number of the configuration that last changed which lists concern requests here.
+    configuration: u32,
+    /// Until when something counts of what left under limits that are gone.
+    gone_until: Instant,
+    /// Lists that have not been there for a whole window yet, what left before them, and until when that matters.
+    newcomers: Vec<(LimitsId, Vec<Heritage>, Instant)>,
+    /// Another line has taken over everything.
+    moved: Option<(Arc<Line>, Moved)>,
 }
 
 /// What the pacer says to an ask.
@@ -61,6 +70,8 @@ pub enum Admission {
     Wait(Place),
     /// It cannot be served in time.
     Refuse(Refusal),
+    /// Other limits may concern it by now: it asks again.
+    Outdated,
 }
 
 /// What a place in the line comes to.
@@ -70,7 +81,8 @@ pub enum Outcome {
     Go(Permit),
     /// Its wait budget ended.
     Refuse(Refusal),
-    /// What it waited for has closed for long: it has left the line, and asks again by the way that is best now.
+    /// What it waited for has closed for long, or other limits concern it now: it has left the line, and asks again by the
+    /// way that is best now.
     Elsewhere,
     /// The proxy shuts down before its turn.
     ShutDown,
@@ -82,8 +94,15 @@ pub enum Outcome {
 #[must_use]
 pub struct Permit {
     /// `None` where no limit concerns the request.
-    held: Option<(Arc<Line>, cooldown_pacer::Permit)>,
+    held: Option<Held>,
     sent: bool,
+}
+
+/// What a permit holds, and where.
+#[derive(Debug)]
+struct Held {
+    line: Arc<Line>,
+    permit: cooldown_pacer::Permit,
 }
 
 /// A place in the line: ready when the request may leave. Dropping it leaves the line.
@@ -100,30 +119,115 @@ type Told = Vec<(oneshot::Sender<Outcome>, Outcome)>;
 type KeyList = SmallVec<[Key; 4]>;
 
 impl Line {
-    pub(super) fn new(pacer: Pacer, clock: Clock, alarm: Arc<Alarm>, index: usize) -> Self {
-        let (waiting, movable) = (HashMap::default(), HashMap::default());
-        let inner = Inner { pacer, waiting, movable, armed: None, departures: Vec::new(), told: Told::new() };
-        Self { inner: Mutex::new(inner), clock, alarm, index }
+    pub(super) fn new(settings: Settings, clock: Clock, alarm: &Arc<Alarm>) -> Arc<Self> {
+        let inner = Inner {
+            pacer: Pacer::new(settings),
+            waiting: HashMap::default(),
+            movable: HashMap::default(),
+            armed: None,
+            departures: Vec::new(),
+            told: Told::new(),
+            configuration: 0,
+            gone_until: Instant::START,
+            newcomers: Vec::new(),
+            moved: None,
+        };
+        Arc::new_cyclic(|line| {
+            let number = alarm.enter(line.clone());
+            Self { inner: Mutex::new(inner), clock, alarm: Arc::clone(alarm), number }
+        })
     }
 
-    /// Asks to send a request. One that is `movable` could go another way, and is told when this one closes for long.
-    pub fn admit(self: &Arc<Self>, ask: Ask, movable: bool) -> Admission {
+    /// Makes a change of its limits, all of it at one instant. What has left stays counted. Who waits goes on waiting, or
+    /// asks again if other lists may concern it now.
+    pub(super) fn change(self: &Arc<Self>, change: &Change) {
+        self.decide(|inner, now, _| {
+            if let Some(number) = change.regroups {
+                inner.configuration = number;
+                let all: Vec<Ticket> = inner.waiting.keys().copied().collect();
+                inner.send_away(now, all, || Outcome::Elsewhere);
+            }
+            inner.note_gone(now, change);
+            for Statement { id, limits, teaching, legacy } in &change.statements {
+                inner.pacer.state_limits(now, *id, limits.clone(), *teaching);
+                match legacy {
+                    Legacy::None => {}
+                    Legacy::Of(from) => inner.pacer.inherit(now, *id, from.clone()),
+                    Legacy::OfMoved(from) => inner.newcomers.push((*id, from.clone(), now.after(longest(limits)))),
+                }
+            }
+            inner.newcomers.retain(|(.., until)| *until > now);
+            if inner.gone_until > now {
+                for (id, from, _) in std::mem::take(&mut inner.newcomers) {
+                    inner.pacer.inherit(now, id, from);
+                }
+            }
+        });
+    }
+
+    /// Whether a list of limits has any.
+    pub(super) fn has_limits(&self, id: LimitsId) -> bool {
+        self.look(|pacer, _| !pacer.limits(id).is_empty())
+    }
+
+    /// Whether this line, or the one that has taken it over, is that one.
+    pub(super) fn is_now(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        let moved = self.inner.lock().moved.as_ref().map(|(line, _)| Arc::clone(line));
+        moved.map_or_else(|| Arc::ptr_eq(self, other), |line| line.is_now(other))
+    }
+
+    /// Replaces what holds for all of it.
+    pub(super) fn set_settings(self: &Arc<Self>, settings: Settings) {
+        self.decide(|inner, now, _| inner.pacer.set_settings(now, settings));
+    }
+
+    /// Whether anything is known about a list of limits that somebody could still be held up by.
+    pub(super) fn remembers(self: &Arc<Self>, id: LimitsId) -> bool {
+        self.decide(|inner, now, _| inner.pacer.remembers(now, id))
+    }
+
+    /// Takes over everything from another line: limits, who waits, and permits. What that one is asked from now on is
+    /// asked here. Two lines never take over each other, so that the order of their locks is certain.
+    pub(super) fn absorb(self: &Arc<Self>, other: &Arc<Self>) {
+        let mut left = other.inner.lock();
+        self.decide(|inner, now, line| {
+            let pacer = std::mem::replace(&mut left.pacer, Pacer::new(Settings::default()));
+            let moved = inner.pacer.absorb(now, pacer);
+            let ticket = |ticket| moved.ticket(ticket);
+            let waiting = left.waiting.drain().filter_map(|(old, tell)| Some((ticket(old)?, tell)));
+            inner.waiting.extend(waiting);
+            let movable = left.movable.drain().filter_map(|(old, keys)| Some((ticket(old)?, keys)));
+            inner.movable.extend(movable);
+            inner.gone_until = inner.gone_until.max(left.gone_until);
+            inner.newcomers.append(&mut left.newcomers);
+            left.moved = Some((Arc::clone(line), moved));
+        });
+    }
+
+    /// Asks to send a request, whose keys are those of the configuration of this number. One that is `movable` could go
+    /// another way, and is told when this one closes for long.
+    pub fn admit(self: &Arc<Self>, ask: Ask, movable: bool, configuration: u32) -> Admission {
         let keys: Option<KeyList> = movable.then(|| ask.keys.as_slice().into());
-        self.decide(|inner, now| match inner.pacer.admit(now, ask) {
-            cooldown_pacer::Admission::Go(permit) => Admission::Go(Permit::new(self, permit)),
-            cooldown_pacer::Admission::Refuse(refusal) => Admission::Refuse(refusal),
-            cooldown_pacer::Admission::Wait(ticket) => {
-                let (tell, outcome) = oneshot::channel();
-                inner.waiting.insert(ticket, tell);
-                keys.map(|keys| inner.movable.insert(ticket, keys));
-                Admission::Wait(Place { line: Arc::clone(self), ticket, outcome, over: false })
+        self.decide(|inner, now, line| {
+            if configuration < inner.configuration {
+                return Admission::Outdated;
+            }
+            match inner.pacer.admit(now, ask) {
+                cooldown_pacer::Admission::Go(permit) => Admission::Go(Permit::new(line, permit)),
+                cooldown_pacer::Admission::Refuse(refusal) => Admission::Refuse(refusal),
+                cooldown_pacer::Admission::Wait(ticket) => {
+                    let (tell, outcome) = oneshot::channel();
+                    inner.waiting.insert(ticket, tell);
+                    keys.map(|keys| inner.movable.insert(ticket, keys));
+                    Admission::Wait(Place { line: Arc::clone(line), ticket, outcome, over: false })
+                }
             }
         })
     }
 
     /// Sends everybody elsewhere who waits for this key and could go another way.
     pub fn vacate(self: &Arc<Self>, key: Key) {
-        self.decide(|inner, now| inner.vacate(now, key));
+        self.decide(|inner, now, _| inner.vacate(now, key));
     }
 
     /// A copy of its pacer as it stands, to see what would become of it.
@@ -133,55 +237,47 @@ impl Line {
 
     /// How long a request would wait if it asked now.
     pub fn foresee(&self, ask: &Ask) -> Duration {
-        let mut inner = self.inner.lock();
-        let now = self.clock.now();
-        inner.pacer.foresee(now, ask).since(now)
+        self.look(|pacer, now| pacer.foresee(now, ask).since(now))
     }
 
     /// How much may leave now, for each limit of a key.
     pub fn room(&self, key: Key) -> Vec<Room> {
-        let inner = self.inner.lock();
-        inner.pacer.room(self.clock.now(), key)
+        self.look(|pacer, now| pacer.room(now, key))
     }
 
     /// What the upstream has taught about these limits.
-    pub(super) fn learned(&self, now: Instant, limits: LimitsId) -> Vec<(Key, Room)> {
-        self.inner.lock().pacer.learned(now, limits)
+    pub(super) fn learned(&self, limits: LimitsId) -> Vec<(Key, Room)> {
+        self.look(|pacer, now| pacer.learned(now, limits))
     }
 
     /// Whether the upstream has taught anything about a key that still holds.
     pub(super) fn has_learned(&self, key: Key) -> bool {
-        let inner = self.inner.lock();
-        inner.pacer.has_learned(self.clock.now(), key)
+        self.look(|pacer, now| pacer.has_learned(now, key))
     }
 
     /// Which keys of these limits are closed.
-    pub(super) fn closed(&self, now: Instant, limits: LimitsId) -> Vec<Closure> {
-        self.inner.lock().pacer.closed(now, limits)
+    pub(super) fn closed(&self, limits: LimitsId) -> Vec<Closure> {
+        self.look(|pacer, now| pacer.closed(now, limits))
     }
 
     /// Whether the upstream has closed one of these keys.
     pub fn is_closed(&self, keys: &[Key]) -> bool {
-        let inner = self.inner.lock();
-        let now = self.clock.now();
-        keys.iter().any(|key| inner.pacer.is_closed(now, *key))
+        self.look(|pacer, now| keys.iter().any(|key| pacer.is_closed(now, *key)))
     }
 
     /// Who waits for a key, and the time of that.
     pub(super) fn backlog(&self, key: Key) -> (Backlog, Instant) {
-        let inner = self.inner.lock();
-        let now = self.clock.now();
-        (inner.pacer.backlog(now, key), now)
+        self.look(|pacer, now| (pacer.backlog(now, key), now))
     }
 
     /// Whether a person has paused a key.
     pub(super) fn is_paused(&self, key: Key) -> bool {
-        self.inner.lock().pacer.is_paused(key)
+        self.look(|pacer, _| pacer.is_paused(key))
     }
 
     /// A person closes a key for so long. Who could go another way does.
     pub(super) fn close(self: &Arc<Self>, key: Key, lasting: Duration) {
-        self.decide(|inner, now| {
+        self.decide(|inner, now, _| {
             inner.pacer.close(now, key, now.after(lasting));
             inner.vacate(now, key);
         });
@@ -189,12 +285,12 @@ impl Line {
 
     /// A person opens every key of these limits.
     pub(super) fn open(self: &Arc<Self>, limits: &[LimitsId]) {
-        self.decide(|inner, now| limits.iter().for_each(|limits| inner.pacer.open(now, *limits)));
+        self.decide(|inner, now, _| limits.iter().for_each(|limits| inner.pacer.open(now, *limits)));
     }
 
     /// A person pauses a key, or lets it go on. Who could go another way than by a paused one does.
     pub(super) fn set_paused(self: &Arc<Self>, key: Key, paused: bool) {
-        self.decide(|inner, now| {
+        self.decide(|inner, now, _| {
             inner.pacer.set_paused(now, key, paused);
             if paused {
                 inner.vacate(now, key);
@@ -204,12 +300,25 @@ impl Line {
 
     /// How many requests wait.
     pub fn waiting(&self) -> usize {
-        self.inner.lock().waiting.len()
+        self.look(|pacer, _| pacer.waiting())
+    }
+
+    /// Asks what changes nobody's turn.
+    fn look<R>(&self, ask: impl FnOnce(&mut Pacer, Instant) -> R) -> R {
+        let mut inner = self.inner.lock();
+        match &inner.moved {
+            None => ask(&mut inner.pacer, self.clock.now()),
+            Some((line, _)) => {
+                let line = Arc::clone(line);
+                drop(inner);
+                line.look(ask)
+            }
+        }
     }
 
     /// Sends away everybody who would not leave by `deadline`.
     pub(super) fn shut_down(self: &Arc<Self>, deadline: Instant) {
-        self.decide(|inner, now| {
+        self.decide(|inner, now, _| {
             let late = |ticket: &Ticket| inner.pacer.predict(now, *ticket).is_none_or(|leaves| leaves > deadline);
             let late: Vec<Ticket> = inner.waiting.keys().copied().filter(late).collect();
             inner.send_away(now, late, || Outcome::ShutDown);
@@ -219,35 +328,73 @@ impl Line {
     /// Lets everybody go whose instant has come.
     pub(super) fn depart(self: &Arc<Self>) {
         // The alarm has forgotten this line's deadline, so it must be set again whatever it was.
-        self.decide(|inner, _| inner.armed = None);
+        self.decide(|inner, _, _| inner.armed = None);
     }
 
     fn leave(self: &Arc<Self>, ticket: Ticket) {
-        self.decide(|inner, now| {
+        let inner = self.inner.lock();
+        if let Some((line, moved)) = &inner.moved {
+            let (line, ticket) = (Arc::clone(line), moved.ticket(ticket));
+            drop(inner);
+            return ticket.into_iter().for_each(|ticket| line.leave(ticket));
+        }
+        self.decide_in(inner, |inner, now, _| {
             inner.forget(ticket);
             inner.pacer.cancel(now, ticket);
         });
     }
 
     /// One decision: under the lock the pacer is asked and whoever may go because of it is found; they are told after
-    /// the lock is released.
-    fn decide<R>(self: &Arc<Self>, ask: impl FnOnce(&mut Inner, Instant) -> R) -> R {
-        let (answer, told) = {
-            let mut inner = self.inner.lock();
-            let now = self.clock.now();
-            let answer = ask(&mut inner, now);
-            if inner.pacer.next_due().is_some_and(|due| due <= now) {
-                inner.depart(self, now);
-            }
-            let due = inner.pacer.next_due();
-            if due != inner.armed {
-                inner.armed = due;
-                self.alarm.set(self.index, due);
-            }
-            (answer, std::mem::take(&mut inner.told))
-        };
+    /// the lock is released. The line that is asked is the one that has taken this one over, if one has.
+    fn decide<R>(self: &Arc<Self>, ask: impl FnOnce(&mut Inner, Instant, &Arc<Self>) -> R) -> R {
+        let inner = self.inner.lock();
+        let Some((line, _)) = &inner.moved else { return self.decide_in(inner, ask) };
+        let line = Arc::clone(line);
+        drop(inner);
+        line.decide(ask)
+    }
+
+    fn decide_in<R>(
+        self: &Arc<Self>,
+        mut inner: MutexGuard<'_, Inner>,
+        ask: impl FnOnce(&mut Inner, Instant, &Arc<Self>) -> R,
+    ) -> R {
+        let now = self.clock.now();
+        let answer = ask(&mut inner, now, self);
+        if inner.pacer.next_due().is_some_and(|due| due <= now) {
+            inner.depart(self, now);
+        }
+        let due = inner.pacer.next_due();
+        if due != inner.armed {
+            inner.armed = due;
+            self.alarm.set(self.number, due);
+        }
+        let told = std::mem::take(&mut inner.told);
+        drop(inner);
         hand_over(told);
         answer
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.alarm.leave(self.number);
+    }
+}
+
+impl Held {
+    /// A decision about the permit, by the line where it is at home now.
+    fn decide<R>(&mut self, ask: impl FnOnce(&mut Inner, Instant, &mut cooldown_pacer::Permit) -> R) -> R {
+        loop {
+            let inner = self.line.inner.lock();
+            let Some((home, moved)) = &inner.moved else {
+                return self.line.decide_in(inner, |inner, now, _| ask(inner, now, &mut self.permit));
+            };
+            moved.permit(&mut self.permit);
+            let home = Arc::clone(home);
+            drop(inner);
+            self.line = home;
+        }
     }
 }
 
@@ -269,6 +416,16 @@ impl Inner {
             }
         }
         self.departures = departures;
+    }
+
+    /// Remembers for how long those limits matter that a change takes away.
+    fn note_gone(&mut self, now: Instant, change: &Change) {
+        let lists = change.statements.iter().map(|list| (list.id, &list.limits[..]));
+        for (id, limits) in lists.chain(change.gone.iter().map(|id| (*id, &[][..]))) {
+            let gone = self.pacer.limits(id).iter().filter(|limit| !limits.contains(limit));
+            let lasting = gone.map(|limit| longest(std::slice::from_ref(limit))).max().unwrap_or_default();
+            self.gone_until = self.gone_until.max(now.after(lasting));
+        }
     }
 
     fn forget(&mut self, ticket: Ticket) -> Option<oneshot::Sender<Outcome>> {
@@ -294,6 +451,15 @@ impl Inner {
     }
 }
 
+/// For how long one of these limits remembers. A number in flight only looks at what is: a little more than nothing.
+fn longest(limits: &[Limit]) -> Duration {
+    let lasting = limits.iter().map(|limit| match limit {
+        Limit::Rate(rate) => rate.period() + rate.period() / 10,
+        Limit::Concurrency(_) => Duration::from_secs(1),
+    });
+    lasting.max().unwrap_or_default()
+}
+
 /// Tells each its outcome. Somebody who left in between drops a permit here, which locks the line: hence never under
 /// that lock.
 fn hand_over(told: Told) {
@@ -304,16 +470,15 @@ fn hand_over(told: Told) {
 
 impl Permit {
     fn new(line: &Arc<Line>, permit: cooldown_pacer::Permit) -> Self {
-        Self { held: Some((Arc::clone(line), permit)), sent: false }
+        Self { held: Some(Held { line: Arc::clone(line), permit }), sent: false }
     }
 
     /// To be called at the moment at which the request is written. `late` says that something was awaited since the
     /// grant (a connection, the wake-up of a waiter): what counts is this instant then.
     pub fn sent(&mut self, late: bool) {
         self.sent = true;
-        let Some((line, permit)) = self.held.as_mut().filter(|_| late) else { return };
-        let line = Arc::clone(line);
-        line.decide(|inner, now| {
+        let Some(held) = self.held.as_mut().filter(|_| late) else { return };
+        held.decide(|inner, now, permit| {
             if now.since(permit.at()) > STAMP_AGAIN {
                 inner.pacer.sent(now, permit);
             }
@@ -327,18 +492,17 @@ impl Permit {
 
     /// What was taken for the request.
     pub fn taken(&self) -> Cost {
-        self.held.as_ref().map_or(Cost::NOTHING, |(_, permit)| permit.taken())
+        self.held.as_ref().map_or(Cost::NOTHING, |held| held.permit.taken())
     }
 
     /// Hears what the upstream's response says about limits.
     pub fn observe(&mut self, observation: Observation) -> Option<Lesson> {
-        let (line, permit) = self.held.as_mut()?;
+        let held = self.held.as_mut()?;
         // Most upstreams have taught nothing, and most requests are accepted: that needs no lock.
-        if observation == Observation::Accepted && permit.accepted() {
+        if observation == Observation::Accepted && held.permit.accepted() {
             return None;
         }
-        let line = Arc::clone(line);
-        line.decide(|inner, now| {
+        held.decide(|inner, now, permit| {
             let lesson = inner.pacer.observe(now, permit, observation);
             if let Some(Lesson::Closed { key, until }) = &lesson
                 && until.since(now) >= WORTH_MOVING
@@ -350,8 +514,9 @@ impl Permit {
     }
 
     /// Whether one of the limits that it was taken from counts tokens.
-    pub fn counts_tokens(&self) -> bool {
-        self.held.as_ref().is_some_and(|(line, permit)| line.inner.lock().pacer.counts_tokens(permit))
+    pub fn counts_tokens(&mut self) -> bool {
+        let counts = |held: &mut Held| held.decide(|inner, _, permit| inner.pacer.counts_tokens(permit));
+        self.held.as_mut().is_some_and(counts)
     }
 
     /// Ends it with what was really spent.
@@ -360,8 +525,16 @@ impl Permit {
     }
 
     fn give_back(&mut self, spent: Spent) {
-        if let Some((line, permit)) = self.held.take() {
-            line.decide(|inner, now| inner.pacer.settle(now, permit, spent));
+        let Some(Held { mut line, mut permit }) = self.held.take() else { return };
+        loop {
+            let inner = line.inner.lock();
+            let Some((home, moved)) = &inner.moved else {
+                return line.decide_in(inner, |inner, now, _| inner.pacer.settle(now, permit, spent));
+            };
+            moved.permit(&mut permit);
+            let home = Arc::clone(home);
+            drop(inner);
+            line = home;
         }
     }
 }
@@ -393,19 +566,22 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use cooldown_pacer::{Flow, Limit, Rate, Settings, Unit};
+    use cooldown_pacer::{Flow, Rate, Unit};
 
     use super::super::alarm::AlarmThread;
     use super::*;
 
     /// A line with this limit, and what keeps its alarm running.
     fn line(limit: Limit) -> (Arc<Line>, Key, AlarmThread) {
-        let mut pacer = Pacer::new(Settings::default());
-        let key = Key::whole(pacer.add_limits(vec![limit]));
-        let (clock, alarm) = (Clock::start(), Arc::new(Alarm::new(1)));
-        let line = Arc::new(Line::new(pacer, clock, Arc::clone(&alarm), 0));
-        let thread = AlarmThread::start(alarm, vec![Arc::clone(&line)], clock).expect("a thread");
-        (line, key, thread)
+        let clock = Clock::start();
+        let thread = AlarmThread::start(clock).expect("a thread");
+        let line = Line::new(Settings::default(), clock, thread.alarm());
+        let limits = LimitsId::new(0);
+        line.change(&Change {
+            statements: vec![Statement { id: limits, limits: vec![limit], teaching: None, legacy: Legacy::None }],
+            ..Change::default()
+        });
+        (line, Key::whole(limits), thread)
     }
 
     fn every(millis: u64) -> Limit {
@@ -413,14 +589,14 @@ mod tests {
     }
 
     fn permit(line: &Arc<Line>, key: Key) -> Permit {
-        match line.admit(Ask::new(Flow(1), [key]), false) {
+        match line.admit(Ask::new(Flow(1), [key]), false, 0) {
             Admission::Go(permit) => permit,
             other => panic!("{other:?}"),
         }
     }
 
     fn place(line: &Arc<Line>, key: Key) -> Place {
-        match line.admit(Ask::new(Flow(1), [key]), false) {
+        match line.admit(Ask::new(Flow(1), [key]), false, 0) {
             Admission::Wait(place) => place,
             other => panic!("{other:?}"),
         }

@@ -5,16 +5,19 @@
 //! them live in one pacer.
 
 mod alarm;
+mod carried;
+mod change;
 mod clock;
 mod hand;
 mod keys;
 mod line;
 mod plan;
 mod room;
+mod succession;
 
 use std::hash::BuildHasher;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cooldown_pacer::{Key, LimitsId};
@@ -24,12 +27,16 @@ use smallvec::SmallVec;
 pub use clock::Clock;
 pub use keys::{Credential, Keys, Label};
 pub use line::{Admission, Line, Outcome, Permit, Place};
+pub use succession::{Asked, Concern, Wanted};
 
 use crate::config::{Config, ModelGlob};
 use crate::proxy::route::HostTable;
 use alarm::AlarmThread;
+use carried::{Carried, Owner};
 use keys::Pools;
+use plan::Group;
 use room::Labels;
+use succession::Next;
 
 /// Everything that is paced.
 #[derive(Debug)]
@@ -44,9 +51,20 @@ pub struct Pacing {
     /// Keys that a person could name.
     named: Vec<room::Named>,
     labels: Labels,
-    pools: Pools,
     hasher: RandomState,
-    _alarm: AlarmThread,
+    /// What a reload finds again.
+    carried: Carried,
+    alarm: Arc<AlarmThread>,
+    /// Which lists each line holds.
+    groups: Vec<Group>,
+    /// By the index of the route.
+    owners: Vec<Owner>,
+    /// By the index of the client.
+    client_names: Vec<String>,
+    /// How many reloads came before.
+    number: u32,
+    /// What is in force in its place.
+    next: OnceLock<Next>,
 }
 
 /// What paces the requests of one route. Each list may be empty: then there is only what its upstream teaches.
@@ -57,6 +75,8 @@ struct RouteLimits {
     lists: Lists,
     /// The limits of domains without an entry.
     default: Option<LimitsId>,
+    /// Which groups of requests its upstream forms.
+    pools: Arc<Pools>,
 }
 
 /// The lists of limits that one route's requests can be concerned by.
@@ -66,6 +86,8 @@ struct Lists {
     upstream: LimitsId,
     /// Of each API key.
     key: LimitsId,
+    /// What each key of ours is counted under.
+    subjects: Vec<u64>,
     /// Of each model, for each API key.
     model: LimitsId,
     /// The same, as configured for the models that a glob matches.
@@ -91,7 +113,35 @@ impl Pacing {
     /// # Errors
     /// When the alarm's thread cannot be started.
     pub fn new(config: &Config) -> io::Result<Self> {
-        plan::Plan::of(config).build(config)
+        plan::Plan::of(config, &Carried::default()).build(config)
+    }
+
+    /// The pacers for a changed configuration. What stays goes on in the same lines: with all that has left, what
+    /// upstreams have taught, and who waits; its limits are the new ones from now on, also for requests that know only
+    /// this configuration. To be done once.
+    pub fn reload(&self, config: &Config) -> Arc<Self> {
+        let carried = self.carried.for_owners(&Owner::all(config));
+        let (next, changes) = plan::Plan::of(config, &carried).rebuild(config, carried, self);
+        if self.counts_keys_otherwise(&next) {
+            // What is called the first key may be another one now.
+            self.labels.known().lock().retain(|_, label| label.key.is_none());
+        }
+        let next = Arc::new(next);
+        // First, so that who is told to ask again asks by it.
+        self.make_way(Arc::clone(&next));
+        changes.into_iter().for_each(|(line, change)| line.change(&change));
+        next
+    }
+
+    /// Whether a key of ours has another place in its list than after a reload.
+    fn counts_keys_otherwise(&self, next: &Self) -> bool {
+        let pairs =
+            self.routes.iter().flat_map(|before| next.routes.iter().map(move |after| (&before.lists, &after.lists)));
+        let moved = |(before, after): (&Lists, &Lists)| {
+            before.key == after.key
+                && before.subjects.iter().zip(&after.subjects).any(|(before, after)| before != after)
+        };
+        pairs.into_iter().any(moved)
     }
 
     /// The clock that everything here goes by.

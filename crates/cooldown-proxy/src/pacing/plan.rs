@@ -3,19 +3,25 @@
 //! All limits that can concern one request must live in one pacer (all or nothing, one line). So routes, domains and
 //! clients are nodes of a graph, joined wherever one request could meet both; each connected part gets a pacer. Where
 //! it is not certain, they are joined: that costs a little contention, the opposite would cost exactness.
+//!
+//! A reload joins as well what lived in one pacer before, so that a pacer is never split. Pacers that must be one from now
+//! on become one, with all that they know.
 
+use std::collections::{BTreeSet, HashSet};
 use std::hash::BuildHasher;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use cooldown_pacer::{Key, Limit, LimitsId, Pacer, Settings, Teaching};
+use cooldown_pacer::{Key, Limit, LimitsId, Settings, Teaching};
 use foldhash::quality::RandomState;
 
-use super::alarm::{Alarm, AlarmThread};
+use super::alarm::AlarmThread;
+use super::carried::{Carried, ListName, Owner};
+use super::change::{Change, Legacy, Statement};
 use super::clock::Clock;
-use super::keys::{Label, Pools};
+use super::keys::Label;
 use super::line::Line;
-use super::room::{Labels, List, Named};
+use super::room::{LabelTable, Labels, List, Named};
 use super::{DomainEntry, Lists, Pacing, RouteLimits};
 use crate::config::Config;
 use crate::config::model::{DomainLimits, Keys, Match, Provider, ProviderKind, Route};
@@ -26,6 +32,9 @@ use crate::telemetry::Scope;
 /// At most this many buckets and flows are kept in one pacer, whatever clients choose to be called.
 const MAX_KEYS: usize = 100_000;
 const MAX_FLOWS: usize = 100_000;
+
+/// What has to change in each line.
+pub(super) type Changes = Vec<(Arc<Line>, Change)>;
 
 /// A limit list or a route, as a node of the graph.
 #[derive(Debug, Clone, Copy)]
@@ -45,14 +54,35 @@ pub(super) struct Plan {
     domains: usize,
 }
 
-/// A pacer while it is being filled.
+/// A line while it is being filled.
 struct Part {
-    pacer: Pacer,
-    default: Option<LimitsId>,
+    line: Arc<Line>,
     /// What can be named of the limits that live in it.
     named: Vec<(Scope, String, Label, Key)>,
     /// The lists that upstreams may add to, with their upstreams' names.
     taught: Vec<(String, LimitsId)>,
+    change: Change,
+}
+
+/// Makes what a plan says.
+struct Build<'a> {
+    plan: &'a Plan,
+    config: &'a Config,
+    hasher: RandomState,
+    /// By the place of the part's representative; `None` where no route leads.
+    parts: Vec<Option<Part>>,
+    carried: Carried,
+    /// What this configuration has lists for.
+    stated: HashSet<ListName>,
+    /// The lists of the configuration before, line by line.
+    before: &'a [Group],
+}
+
+/// What a line holds by one configuration.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub line: Arc<Line>,
+    pub lists: BTreeSet<LimitsId>,
 }
 
 /// The limits of a route before it has a line.
@@ -62,7 +92,8 @@ struct Stated {
 }
 
 impl Plan {
-    pub(super) fn of(config: &Config) -> Self {
+    /// The plan for a configuration. What is carried over stays together.
+    pub(super) fn of(config: &Config, carried: &Carried) -> Self {
         let routes = config.routes.len() + config.providers.len();
         let domains = config.domain_limits.len();
         let clients = config.clients.as_ref().map_or(0, Vec::len);
@@ -71,7 +102,36 @@ impl Plan {
         plan.join_domains(config);
         plan.join_defaults(config);
         plan.join_clients(config);
+        plan.join_as_before(config, carried);
         plan
+    }
+
+    /// Whatever lives in one line stays in one.
+    fn join_as_before(&mut self, config: &Config, carried: &Carried) {
+        let mut first: Vec<(*const Line, Node)> = Vec::new();
+        for (node, line) in self.lines_before(config, carried) {
+            match first.iter().find(|(known, _)| *known == Arc::as_ptr(&line)) {
+                Some(&(_, other)) => self.join(node, other),
+                None => first.push((Arc::as_ptr(&line), node)),
+            }
+        }
+    }
+
+    /// The lines that the limits of nodes live in so far.
+    fn lines_before(&self, config: &Config, carried: &Carried) -> Vec<(Node, Arc<Line>)> {
+        let routes = Owner::all(config).into_iter().enumerate();
+        let routes = routes.flat_map(|(index, owner)| {
+            let lines: Vec<_> =
+                carried.joined_by(&owner, config).iter().flat_map(|owner| carried.lines_of(owner)).collect();
+            lines.into_iter().map(move |line| (Node::Route(index), line))
+        });
+        let domains = config.domain_limits.iter().enumerate();
+        let domains = domains.map(|(index, entry)| (Node::Domain(index), domain_name(entry)));
+        let clients = config.clients.iter().flatten().enumerate();
+        let clients = clients.map(|(index, client)| (Node::Client(index), ListName::Client(client.name.clone())));
+        let others = domains.chain(clients).chain([(Node::SharedDefault, ListName::SharedDefault)]);
+        let others = others.filter_map(|(node, name)| Some((node, Arc::clone(carried.line(&name)?))));
+        routes.chain(others).collect()
     }
 
     fn join_domains(&mut self, config: &Config) {
@@ -138,176 +198,325 @@ impl Plan {
         place
     }
 
-    /// Makes a pacer of each part.
+    /// Makes a pacer of each part, from nothing.
     pub(super) fn build(self, config: &Config) -> io::Result<Pacing> {
-        let hasher = RandomState::default();
-        let mut parts: Vec<Part> = self.parents.iter().map(|_| Part::new(config)).collect();
-        let clients = self.client_limits(config, &mut parts);
-        let domains = self.domain_limits(config, &mut parts);
-        let stated = self.route_limits(config, &mut parts);
-        self.name_hosts(config, &mut parts, &stated, &domains, &hasher);
-
         let clock = Clock::start();
-        // Nothing waits where no route leads.
-        let used: Vec<usize> = (0..parts.len()).filter(|&place| self.leads_to(place)).collect();
-        let alarm = Arc::new(Alarm::new(used.len()));
-        let (mut lines, mut named, mut taught) = (Vec::with_capacity(used.len()), Vec::new(), Vec::new());
-        let mut of_part = vec![None; parts.len()];
-        for (place, part) in parts.into_iter().enumerate().filter(|(place, _)| used.contains(place)) {
-            let line = Arc::new(Line::new(part.pacer, clock, Arc::clone(&alarm), lines.len()));
-            of_part[place] = Some(Arc::clone(&line));
-            let name = |(scope, name, label, key)| Named { scope, name, label, line: Arc::clone(&line), key };
-            named.extend(part.named.into_iter().map(name));
-            let list = |(upstream, limits)| List { upstream, limits, line: Arc::clone(&line) };
-            taught.extend(part.taught.into_iter().map(list));
-            lines.push(line);
-        }
-        let routes = stated.into_iter().enumerate().filter_map(|(index, stated)| {
-            let line = of_part[self.part(Node::Route(index))].clone()?;
-            Some(RouteLimits { line, lists: stated.lists, default: stated.default })
-        });
-        let routes = routes.collect();
-        let alarm = AlarmThread::start(alarm, lines.clone(), clock)?;
-        let labels = Labels::new(taught);
-        let pools = Pools::default();
-        Ok(Pacing { clock, routes, domains, clients, lines, named, labels, pools, hasher, _alarm: alarm })
+        let alarm = Arc::new(AlarmThread::start(clock)?);
+        let build = Build::new(&self, config, RandomState::default(), Carried::default(), clock, &alarm, &[]);
+        let (pacing, changes) = build.finish(Arc::default(), 0, clock, alarm);
+        changes.into_iter().for_each(|(line, change)| line.change(&change));
+        Ok(pacing)
+    }
+
+    /// Makes a pacer of each part, from those that there are, and says what has to change in them.
+    pub(super) fn rebuild(self, config: &Config, carried: Carried, before: &Pacing) -> (Pacing, Changes) {
+        let (clock, alarm) = (before.clock, Arc::clone(&before.alarm));
+        let build = Build::new(&self, config, before.hasher.clone(), carried, clock, &alarm, &before.groups);
+        build.finish(Arc::clone(before.labels.known()), before.number + 1, clock, alarm)
     }
 
     fn leads_to(&self, place: usize) -> bool {
         (0..self.routes).any(|route| self.part(Node::Route(route)) == place)
     }
+}
 
-    fn client_limits(&self, config: &Config, parts: &mut [Part]) -> Vec<Option<LimitsId>> {
-        let clients = config.clients.iter().flatten().enumerate();
+impl<'a> Build<'a> {
+    fn new(
+        plan: &'a Plan,
+        config: &'a Config,
+        hasher: RandomState,
+        carried: Carried,
+        clock: Clock,
+        alarm: &AlarmThread,
+        groups: &'a [Group],
+    ) -> Self {
+        let stated = HashSet::new();
+        let mut build = Self { plan, config, hasher, parts: Vec::new(), carried, stated, before: groups };
+        let settings = settings(config);
+        let before = plan.lines_before(config, &build.carried);
+        for place in 0..plan.parents.len() {
+            // Nothing waits where no route leads.
+            let part = plan.leads_to(place).then(|| {
+                let mut lines: Vec<Arc<Line>> = Vec::new();
+                for (_, line) in before.iter().filter(|(node, _)| plan.part(*node) == place) {
+                    if !lines.iter().any(|known| Arc::ptr_eq(known, line)) {
+                        lines.push(Arc::clone(line));
+                    }
+                }
+                let line = match lines.split_first() {
+                    Some((base, others)) => {
+                        build.carried.join(base, others);
+                        base.set_settings(settings);
+                        Arc::clone(base)
+                    }
+                    None => Line::new(settings, clock, alarm.alarm()),
+                };
+                Part { line, named: Vec::new(), taught: Vec::new(), change: Change::default() }
+            });
+            build.parts.push(part);
+        }
+        build
+    }
+
+    fn finish(
+        mut self,
+        known: Arc<LabelTable>,
+        number: u32,
+        clock: Clock,
+        alarm: Arc<AlarmThread>,
+    ) -> (Pacing, Changes) {
+        let clients = self.client_limits();
+        let domains = self.domain_limits();
+        let stated = self.route_limits();
+        self.name_hosts(&stated, &domains);
+        let routes = self.routes(stated);
+        let owners = Owner::all(self.config);
+        self.carried.forget_gone(&owners, |name| self.stated.contains(name));
+
+        let (mut named, mut taught) = (Vec::new(), Vec::new());
+        let (mut lines, mut groups, mut changes): (Vec<Arc<Line>>, Vec<Group>, Changes) = Default::default();
+        for Part { line, named: of_part, taught: lists, mut change } in self.parts.into_iter().flatten() {
+            let group =
+                Group { line: Arc::clone(&line), lists: change.statements.iter().map(|list| list.id).collect() };
+            let before = self.before.iter().filter(|before| before.line.is_now(&line));
+            let before: Vec<&BTreeSet<LimitsId>> = before.map(|before| &before.lists).collect();
+            let is_other = before.iter().any(|lists| **lists != group.lists) || before.len() > 1;
+            change.regroups = is_other.then_some(number);
+            change.gone = before.iter().flat_map(|lists| lists.difference(&group.lists)).copied().collect();
+            groups.push(group);
+            changes.push((Arc::clone(&line), change));
+            let name = |(scope, name, label, key)| Named { scope, name, label, line: Arc::clone(&line), key };
+            named.extend(of_part.into_iter().map(name));
+            let list = |(upstream, limits)| List { upstream, limits, line: Arc::clone(&line) };
+            taught.extend(lists.into_iter().map(list));
+            lines.push(line);
+        }
+        // Lines that no route leads to any more have requests that finish.
+        for (_, (line, _)) in self.carried.lists() {
+            if !lines.iter().any(|known| Arc::ptr_eq(known, line)) {
+                lines.push(Arc::clone(line));
+            }
+        }
+        let (labels, hasher, carried) = (Labels::new(taught, known), self.hasher, self.carried);
+        let client_names = self.config.clients.iter().flatten().map(|client| client.name.clone()).collect();
+        let next = OnceLock::new();
+        let pacing = Pacing {
+            clock,
+            routes,
+            domains,
+            clients,
+            lines,
+            named,
+            labels,
+            hasher,
+            carried,
+            alarm,
+            groups,
+            owners,
+            client_names,
+            number,
+            next,
+        };
+        (pacing, changes)
+    }
+
+    fn routes(&mut self, stated: Vec<Stated>) -> Vec<RouteLimits> {
+        let owners = Owner::all(self.config);
+        let routes = stated.into_iter().zip(owners).enumerate().filter_map(|(index, (stated, owner))| {
+            let line = Arc::clone(&self.parts[self.plan.part(Node::Route(index))].as_ref()?.line);
+            let pools = Arc::clone(&self.carried.known(&owner).pools);
+            Some(RouteLimits { line, lists: stated.lists, default: stated.default, pools })
+        });
+        routes.collect()
+    }
+
+    /// States a list of limits in the part of a node; `None` where no request can reach it.
+    fn list(&mut self, node: Node, name: ListName, limits: &[Limit], teaching: Option<Teaching>) -> Option<LimitsId> {
+        let place = self.plan.part(node);
+        let line = Arc::clone(&self.parts[place].as_ref()?.line);
+        let id = self.carried.list_in(&line, name.clone());
+        let legacy = if self.is_new(&line, id, limits) { self.legacy(&name) } else { Legacy::None };
+        let statement = Statement { id, limits: limits.to_vec(), teaching, legacy };
+        self.parts[place].as_mut()?.change.statements.push(statement);
+        self.stated.insert(name);
+        Some(id)
+    }
+
+    /// Whether a list has limits now and had none in the configuration before, if there was one.
+    fn is_new(&self, line: &Arc<Line>, id: LimitsId, limits: &[Limit]) -> bool {
+        let was_stated = self.before.iter().any(|group| group.lists.contains(&id));
+        let had_limits = was_stated && line.has_limits(id);
+        !(limits.is_empty() || self.before.is_empty() || had_limits)
+    }
+
+    /// What a list that comes inherits.
+    fn legacy(&self, name: &ListName) -> Legacy {
+        let owners = Owner::all(self.config);
+        let served_by: Vec<Owner> = match name {
+            ListName::DefaultOf(owner) => vec![owner.clone()],
+            ListName::Domain(domain, _) => {
+                let entry = self.config.domain_limits.iter().find(|entry| entry.name.eq_ignore_ascii_case(domain));
+                let meets = |rule| entry.is_none_or(|entry| may_meet_any(rule, &entry.rule));
+                rules(self.config).filter(|(_, rule)| meets(*rule)).map(|(route, _)| owners[route].clone()).collect()
+            }
+            _ => owners,
+        };
+        self.carried.legacy(name, &served_by)
+    }
+
+    /// The same for limits that nobody adds to. None of them is no list.
+    fn fixed(&mut self, node: Node, name: ListName, limits: &[Limit]) -> Option<LimitsId> {
+        if limits.is_empty() { None } else { self.list(node, name, limits, None) }
+    }
+
+    fn client_limits(&mut self) -> Vec<Option<LimitsId>> {
+        let clients = self.config.clients.iter().flatten().enumerate();
         let limits = clients.map(|(index, client)| {
-            let part = &mut parts[self.part(Node::Client(index))];
-            part.add_named(&client.limits, Scope::Client, &client.name)
+            let node = Node::Client(index);
+            let limits = self.fixed(node, ListName::Client(client.name.clone()), &client.limits)?;
+            self.name(node, Scope::Client, &client.name, Label::default(), Key::whole(limits));
+            Some(limits)
         });
         limits.collect()
     }
 
-    fn domain_limits(&self, config: &Config, parts: &mut [Part]) -> HostTable<DomainEntry> {
-        domain_table(config, |index, entry| {
-            let part = &mut parts[self.part(Node::Domain(index))];
-            let limits = match entry.per_host {
-                true => part.add(&entry.limits),
-                false => part.add_named(&entry.limits, Scope::Domain, &entry.name),
-            };
+    fn domain_limits(&mut self) -> HostTable<DomainEntry> {
+        domain_table(self.config, |index, entry| {
+            let node = Node::Domain(index);
+            let limits = self.fixed(node, domain_name(entry), &entry.limits);
+            if let Some(limits) = limits.filter(|_| !entry.per_host) {
+                self.name(node, Scope::Domain, &entry.name, Label::default(), Key::whole(limits));
+            }
             DomainEntry { limits, per_host: entry.per_host }
         })
     }
 
-    fn route_limits(&self, config: &Config, parts: &mut [Part]) -> Vec<Stated> {
-        let routes = config.routes.iter().enumerate().map(|(index, route)| {
-            let part = &mut parts[self.part(Node::Route(index))];
-            let default = if route.takes_default_limits() { part.default(&config.default_limits) } else { None };
-            Stated { lists: part.of_route(route), default }
+    fn route_limits(&mut self) -> Vec<Stated> {
+        let config = self.config;
+        let routes = config.routes.iter().enumerate().filter_map(|(index, route)| {
+            let node = Node::Route(index);
+            let default = if route.takes_default_limits() { self.default(node, route) } else { None };
+            Some(Stated { lists: self.of_route(node, route)?, default })
         });
         let mut all: Vec<Stated> = routes.collect();
         for provider in &config.providers {
-            let part = &mut parts[self.part(Node::Route(all.len()))];
-            all.push(Stated { lists: part.of_provider(provider), default: None });
+            let lists = self.of_provider(Node::Route(all.len()), provider);
+            all.extend(lists.map(|lists| Stated { lists, default: None }));
         }
         all
     }
 
+    fn default(&mut self, node: Node, route: &Route) -> Option<LimitsId> {
+        let name = match route.rule {
+            Match::Path(_) | Match::Any => ListName::SharedDefault,
+            Match::Host(_) | Match::Subdomains(_) => ListName::DefaultOf(Owner::route(route)),
+        };
+        self.fixed(node, name, &self.config.default_limits)
+    }
+
     /// Hosts with a route of their own have buckets that can be named, even where each host has its own.
-    fn name_hosts(
-        &self,
-        config: &Config,
-        parts: &mut [Part],
-        routes: &[Stated],
-        domains: &HostTable<DomainEntry>,
-        hasher: &RandomState,
-    ) {
-        for (index, route) in config.routes.iter().enumerate() {
+    fn name_hosts(&mut self, routes: &[Stated], domains: &HostTable<DomainEntry>) {
+        for (index, route) in self.config.routes.iter().enumerate() {
             let Match::Host(host) = &route.rule else { continue };
             let own = match domains.find(host) {
                 Some(entry) => entry.limits.filter(|_| entry.per_host),
                 None => routes[index].default,
             };
             if let Some(limits) = own {
-                let key = Key { limits, subject: hasher.hash_one(host.as_bytes()) };
-                parts[self.part(Node::Route(index))].named.push((Scope::Domain, host.clone(), Label::default(), key));
+                let key = Key { limits, subject: self.hasher.hash_one(host.as_bytes()) };
+                self.name(Node::Route(index), Scope::Domain, host, Label::default(), key);
             }
         }
-    }
-}
-
-impl Part {
-    fn new(config: &Config) -> Self {
-        let queue = &config.queue;
-        let settings = Settings {
-            guard: queue.guard,
-            ageing: queue.ageing,
-            max_depth: queue.max_depth,
-            max_keys: MAX_KEYS,
-            max_flows: MAX_FLOWS,
-        };
-        Self { pacer: Pacer::new(settings), default: None, named: Vec::new(), taught: Vec::new() }
     }
 
     /// The lists of a route: what its clients' credentials allow is for the upstream to teach.
-    fn of_route(&mut self, route: &Route) -> Lists {
+    fn of_route(&mut self, node: Node, route: &Route) -> Option<Lists> {
         let is_open = route.limits.is_empty() && route.provider != ProviderKind::Generic;
-        let upstream = self.teach(&route.name, &route.limits, Teaching::Bold);
-        self.name(Scope::Upstream, &route.name, Label::default(), Key::whole(upstream));
-        self.lists(&route.name, route.provider, upstream, &[], is_open)
+        let owner = Owner::route(route);
+        let name = ListName::Upstream(owner.clone());
+        let upstream = self.teach(node, &route.name, name, &route.limits, Teaching::Bold)?;
+        self.name(node, Scope::Upstream, &route.name, Label::default(), Key::whole(upstream));
+        self.lists(node, &owner, (&route.name, route.provider), upstream, &[], is_open)
     }
 
     /// The lists of a provider: its limits hold for each key.
-    fn of_provider(&mut self, provider: &Provider) -> Lists {
+    fn of_provider(&mut self, node: Node, provider: &Provider) -> Option<Lists> {
         let name = &provider.name;
         let is_open = !provider.limits.iter().any(|limit| matches!(limit, Limit::Rate(_)));
-        let upstream = self.teach(name, &[], Teaching::Bold);
-        let mut lists = self.lists(name, provider.kind, upstream, &provider.limits, is_open);
-        let globs = provider.model_limits.iter();
-        lists.globs = globs.map(|(glob, limits)| (glob.clone(), self.pacer.add_limits(limits.clone()))).collect();
+        let owner = Owner::provider(provider);
+        let upstream = self.teach(node, name, ListName::Upstream(owner.clone()), &[], Teaching::Bold)?;
+        let mut lists = self.lists(node, &owner, (name, provider.kind), upstream, &provider.limits, is_open)?;
+        for (glob, limits) in &provider.model_limits {
+            let limits = self.fixed(node, ListName::Glob(owner.clone(), glob.to_string()), limits);
+            lists.globs.extend(limits.map(|limits| (glob.clone(), limits)));
+        }
         if let Keys::Ours(keys) = &provider.keys {
-            for index in 0..keys.len() {
+            let hasher = &self.hasher;
+            let hashes = keys.iter().map(|key| hasher.hash_one(key.expose().as_bytes()));
+            lists.subjects = self.carried.known(&owner).subjects(hashes);
+            for (index, &subject) in lists.subjects.iter().enumerate() {
                 let label = Label { key: (keys.len() > 1).then(|| (index + 1).to_string().into()), model: None };
-                self.name(Scope::Upstream, name, label, Key { limits: lists.key, subject: index as u64 });
+                self.name(node, Scope::Upstream, name, label, Key { limits: lists.key, subject });
             }
         }
-        lists
+        Some(lists)
     }
 
     /// An upstream whose limits nobody has stated is met with caution, where its kind counts: for each model or key.
-    fn lists(&mut self, name: &str, kind: ProviderKind, upstream: LimitsId, of_key: &[Limit], is_open: bool) -> Lists {
+    fn lists(
+        &mut self,
+        node: Node,
+        owner: &Owner,
+        (name, kind): (&str, ProviderKind),
+        upstream: LimitsId,
+        of_key: &[Limit],
+        is_open: bool,
+    ) -> Option<Lists> {
         let by_model = provider::usual_scope(kind) == LimitScope::Model;
         let caution = |is_cautious| if is_cautious { Teaching::Cautious } else { Teaching::Bold };
-        let key = self.teach(name, of_key, caution(is_open && !by_model));
-        let model = self.teach(name, &[], caution(is_open && by_model));
-        let pool = self.teach(name, &[], Teaching::Bold);
-        Lists { upstream, key, model, globs: Vec::new(), pool }
+        let key = self.teach(node, name, ListName::Key(owner.clone()), of_key, caution(is_open && !by_model))?;
+        let model = self.teach(node, name, ListName::Model(owner.clone()), &[], caution(is_open && by_model))?;
+        let pool = self.teach(node, name, ListName::Pool(owner.clone()), &[], Teaching::Bold)?;
+        Some(Lists { upstream, key, subjects: Vec::new(), model, globs: Vec::new(), pool })
     }
 
-    fn teach(&mut self, upstream: &str, limits: &[Limit], teaching: Teaching) -> LimitsId {
-        let id = self.pacer.add_teaching_limits(limits.to_vec(), teaching);
-        self.taught.push((upstream.to_owned(), id));
-        id
+    fn teach(
+        &mut self,
+        node: Node,
+        upstream: &str,
+        name: ListName,
+        limits: &[Limit],
+        teaching: Teaching,
+    ) -> Option<LimitsId> {
+        let id = self.list(node, name, limits, Some(teaching))?;
+        self.part(node)?.taught.push((upstream.to_owned(), id));
+        Some(id)
     }
 
-    fn name(&mut self, scope: Scope, name: &str, label: Label, key: Key) {
-        self.named.push((scope, name.to_owned(), label, key));
-    }
-
-    fn add(&mut self, limits: &[Limit]) -> Option<LimitsId> {
-        (!limits.is_empty()).then(|| self.pacer.add_limits(limits.to_vec()))
-    }
-
-    fn add_named(&mut self, limits: &[Limit], scope: Scope, name: &str) -> Option<LimitsId> {
-        let limits = self.add(limits)?;
-        self.name(scope, name, Label::default(), Key::whole(limits));
-        Some(limits)
-    }
-
-    fn default(&mut self, limits: &[Limit]) -> Option<LimitsId> {
-        if self.default.is_none() {
-            self.default = self.add(limits);
+    fn name(&mut self, node: Node, scope: Scope, name: &str, label: Label, key: Key) {
+        if let Some(part) = self.part(node) {
+            part.named.push((scope, name.to_owned(), label, key));
         }
-        self.default
     }
+
+    fn part(&mut self, node: Node) -> Option<&mut Part> {
+        self.parts[self.plan.part(node)].as_mut()
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let queue = &config.queue;
+    Settings {
+        guard: queue.guard,
+        ageing: queue.ageing,
+        max_depth: queue.max_depth,
+        max_keys: MAX_KEYS,
+        max_flows: MAX_FLOWS,
+    }
+}
+
+fn domain_name(entry: &DomainLimits) -> ListName {
+    ListName::Domain(entry.name.to_ascii_lowercase(), entry.per_host)
 }
 
 /// What each route matches, by index; `None` for a provider, which several hosts can reach and which the default limits
@@ -317,7 +526,16 @@ fn rules(config: &Config) -> impl Iterator<Item = (usize, Option<&Match>)> {
     config.routes.iter().map(|route| Some(&route.rule)).chain(providers).enumerate()
 }
 
-/// Whether a request that a route matches may ask for a domain that an entry matches.
+/// The same for any route.
+fn may_meet_any(route: Option<&Match>, entry: &Match) -> bool {
+    match (route, entry) {
+        (Some(Match::Host(host)), Match::Host(other)) => host == other,
+        (Some(Match::Host(host)), Match::Subdomains(suffix)) => host.ends_with(suffix.as_str()),
+        _ => may_meet(route, entry),
+    }
+}
+
+/// Whether a request that a route for no exact host matches may ask for a domain that an entry matches.
 fn may_meet(route: Option<&Match>, entry: &Match) -> bool {
     match (route, entry) {
         (Some(Match::Subdomains(suffix)), Match::Host(host)) => host.ends_with(suffix.as_str()),

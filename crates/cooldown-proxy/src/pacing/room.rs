@@ -40,12 +40,19 @@ pub(super) struct List {
 #[derive(Debug)]
 pub(super) struct Labels {
     lists: Vec<List>,
-    known: Mutex<HashMap<(usize, Key), Label, RandomState>>,
+    known: Arc<LabelTable>,
 }
 
+/// What keys are called. It outlives a reload: a key means the same ever after.
+pub(super) type LabelTable = Mutex<HashMap<Key, Label, RandomState>>;
+
 impl Labels {
-    pub(super) fn new(lists: Vec<List>) -> Self {
-        Self { lists, known: Mutex::default() }
+    pub(super) fn new(lists: Vec<List>, known: Arc<LabelTable>) -> Self {
+        Self { lists, known }
+    }
+
+    pub(super) fn known(&self) -> &Arc<LabelTable> {
+        &self.known
     }
 }
 
@@ -90,11 +97,10 @@ impl Pacing {
 
     fn rooms(&self) -> Vec<(RoomFigure, Room)> {
         let configured = self.named.iter().flat_map(Named::room);
-        let now = self.clock.now();
         let learned = self.labels.lists.iter().flat_map(|list| {
-            let learned = list.line.learned(now, list.limits);
+            let learned = list.line.learned(list.limits);
             learned.into_iter().filter_map(|(key, room)| {
-                let label = self.label(&list.line, key)?;
+                let label = self.label(key)?;
                 Some((figure(Scope::Upstream, &list.upstream, &label, &room), room))
             })
         });
@@ -108,9 +114,9 @@ impl Pacing {
     pub fn cooldowns(&self) -> Vec<CooldownFigure> {
         let now = self.clock.now();
         let closures = self.labels.lists.iter().flat_map(|list| {
-            let closed = list.line.closed(now, list.limits);
+            let closed = list.line.closed(list.limits);
             closed.into_iter().filter_map(|closure| {
-                let Label { key, model } = self.label(&list.line, closure.key)?;
+                let Label { key, model } = self.label(closure.key)?;
                 let left = closure.until.since(now);
                 let (key, model) = (key.map(String::from), model.map(String::from));
                 Some(CooldownFigure { upstream: list.upstream.clone(), key, model, left })
@@ -122,27 +128,29 @@ impl Pacing {
             .collect()
     }
 
-    /// Remembers what a person calls a key.
+    /// Remembers what a person calls a key of a route, if there is anything to tell of it.
     pub fn name(&self, route: usize, key: Key, label: impl FnOnce() -> Label) {
-        let line = Arc::as_ptr(self.line(route)).addr();
+        if !self.line(route).has_learned(key) {
+            return;
+        }
         let mut known = self.labels.known.lock();
-        if known.len() >= MOST_LABELS && !known.contains_key(&(line, key)) {
-            known.retain(|(line, key), _| self.is_known(*line, *key));
+        if known.len() >= MOST_LABELS && !known.contains_key(&key) {
+            known.retain(|key, _| self.is_known(*key));
         }
         if known.len() < MOST_LABELS {
-            known.entry((line, key)).or_insert_with(label);
+            known.entry(key).or_insert_with(label);
         }
     }
 
-    /// Whether there is anything to tell of a key, whose line is at this address.
-    fn is_known(&self, line: usize, key: Key) -> bool {
-        let line = self.lines.iter().find(|other| Arc::as_ptr(other).addr() == line);
-        line.is_some_and(|line| line.has_learned(key))
+    /// Whether there is anything to tell of a key.
+    fn is_known(&self, key: Key) -> bool {
+        let list = self.labels.lists.iter().find(|list| list.limits == key.limits);
+        list.is_some_and(|list| list.line.has_learned(key))
     }
 
     /// A key that stands for all of an upstream needs no name.
-    fn label(&self, line: &Arc<Line>, key: Key) -> Option<Label> {
-        let known = self.labels.known.lock().get(&(Arc::as_ptr(line).addr(), key)).cloned();
+    fn label(&self, key: Key) -> Option<Label> {
+        let known = self.labels.known.lock().get(&key).cloned();
         known.or_else(|| (key == Key::whole(key.limits)).then(Label::default))
     }
 }
@@ -202,17 +210,20 @@ mod tests {
     use super::*;
     use crate::config;
 
+    fn config(routes: &str) -> config::Config {
+        let text = format!("server: {{host: localhost, port: 1}}\nroutes: {{{routes}}}");
+        config::parse("test.yaml", &text, &|_: &str| None).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
     fn pacing() -> Pacing {
-        let text = "server: {host: localhost, port: 1}\nroutes: {\"*\": \"http://localhost\"}";
-        let config = config::parse("test.yaml", text, &|_: &str| None).unwrap_or_else(|faults| panic!("{faults}"));
-        Pacing::new(&config).expect("a thread")
+        Pacing::new(&config("\"*\": \"http://localhost\"")).expect("a thread")
     }
 
     /// Closes a model for this long and names it.
     fn close(pacing: &Pacing, model: &str, lasting: Duration) {
         let keys = pacing.keys(0, Credential::None, Some(model), "/", &pacing.common_keys(None, "", None));
         let key = keys.narrowest();
-        let Admission::Go(mut permit) = pacing.line(0).admit(Ask::new(Flow(1), [key]), false) else {
+        let Admission::Go(mut permit) = pacing.line(0).admit(Ask::new(Flow(1), [key]), false, u32::MAX) else {
             panic!("{model} waits")
         };
         permit.sent(false);
@@ -239,5 +250,56 @@ mod tests {
         assert_eq!(names.len(), MOST_LABELS);
         close(&pacing, "one too many", Duration::from_secs(600));
         assert_eq!(closed(&pacing), names, "there are no more names than that");
+    }
+
+    #[test]
+    fn what_is_closed_stays_closed_and_named_over_reloads_and_renames() {
+        let pacing = pacing();
+        close(&pacing, "model", Duration::from_secs(600));
+        let next = pacing.reload(&config("a: \"http://elsewhere\", \"*\": \"http://localhost\""));
+        assert_eq!(closed(&next), closed(&pacing));
+        assert!(!closed(&next).is_empty());
+        let renamed = next.reload(&config("b: \"http://localhost\""));
+        assert_eq!(closed(&renamed), closed(&pacing));
+        let moved = renamed.reload(&config("b: \"http://another\""));
+        assert!(closed(&moved).is_empty(), "another upstream has closed nothing");
+        let back = moved.reload(&config("b: \"http://localhost\""));
+        assert_eq!(closed(&back), closed(&pacing), "it was remembered");
+    }
+
+    #[test]
+    fn a_limit_is_found_again_by_what_it_is_for() {
+        let limited = |a: u32, more: &str| {
+            config(&format!("a: {{upstream: \"http://x\", limits: {{requests: \"{a}/min, burst {a}\"}}}}{more}"))
+        };
+        let left = |pacing: &Pacing| pacing.room().iter().find(|figure| figure.name == "a").map(|figure| figure.room);
+        let pacing = Pacing::new(&limited(10, "")).expect("a thread");
+        for _ in 0..4 {
+            let keys = pacing.keys(0, Credential::None, None, "/", &pacing.common_keys(None, "", None));
+            let Admission::Go(mut permit) =
+                pacing.line(0).admit(Ask::new(Flow(1), keys.all().iter().copied()), false, u32::MAX)
+            else {
+                panic!("there is room")
+            };
+            permit.sent(false);
+        }
+        assert_eq!(left(&pacing), Some(6));
+        let next = pacing.reload(&limited(20, ", b: \"http://y\""));
+        assert_eq!(left(&next), Some(16));
+        let joined = next.reload(&{
+            let mut joined = limited(20, ", b: \"http://y\"");
+            joined.domain_limits.push(config::model::DomainLimits {
+                name: "*".to_owned(),
+                rule: config::model::Match::Any,
+                per_host: false,
+                limits: joined.routes[0].limits.clone(),
+            });
+            joined
+        });
+        assert!(Arc::ptr_eq(joined.line(0), joined.line(1)), "one pacer for both");
+        assert_eq!(left(&joined), Some(16));
+        let apart = joined.reload(&limited(5, ", b: \"http://y\""));
+        assert!(Arc::ptr_eq(apart.line(0), apart.line(1)), "never split");
+        assert_eq!(left(&apart), Some(1));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ const REST: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(super) struct Api {
     pub charge: Charge,
-    pub estimator: Estimator,
+    pub estimator: Arc<Estimator>,
     /// By which tokenizer prompts are counted, if by any: the first entry that a model matches.
     tokenizers: Vec<(ModelGlob, Option<Tokenizer>)>,
     /// Our own keys; none where callers bring theirs.
@@ -46,7 +47,7 @@ pub(super) struct ApiKey {
     /// What a person may see of it.
     pub fingerprint: String,
     /// Until when it is left alone, in the pacing clock's nanoseconds.
-    rests_until: AtomicU64,
+    rests_until: Arc<AtomicU64>,
 }
 
 impl Api {
@@ -59,7 +60,7 @@ impl Api {
         let alias = |(alias, model): &(String, String)| (alias.as_str().into(), model.as_str().into());
         Self {
             charge: provider.charge,
-            estimator: Estimator::default(),
+            estimator: Arc::default(),
             tokenizers: provider.tokenizers.clone(),
             keys,
             aliases: provider.model_aliases.iter().map(alias).collect(),
@@ -93,6 +94,18 @@ pub(super) fn load_tokenizers(providers: &[Provider]) -> io::Result<()> {
     std::thread::Builder::new().name("tokenizers".to_owned()).spawn(load).map(drop)
 }
 
+impl Api {
+    /// Knows from now on what the same provider knew under another configuration.
+    pub(super) fn go_on_from(&mut self, before: &Self) {
+        self.estimator = Arc::clone(&before.estimator);
+        for key in &mut self.keys {
+            if let Some(before) = before.keys.iter().find(|before| before.value == key.value) {
+                key.rests_until = Arc::clone(&before.rests_until);
+            }
+        }
+    }
+}
+
 impl ApiKey {
     fn new(field: KeyField, key: &str) -> Option<Self> {
         let (field, text) = match field {
@@ -103,7 +116,7 @@ impl ApiKey {
         };
         let mut value = HeaderValue::from_str(&text).ok()?;
         value.set_sensitive(true);
-        Some(Self { field, value, fingerprint: fingerprint(key), rests_until: AtomicU64::new(0) })
+        Some(Self { field, value, fingerprint: fingerprint(key), rests_until: Arc::default() })
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a client sent: read, matched and made ready for the upstreams that it may go to. Nothing here waits.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use cooldown_pacer::{Instant, Urgency};
@@ -22,7 +23,7 @@ use super::route::Matched;
 use super::site::{Led, Site};
 use super::target;
 use super::worker::Worker;
-use crate::pacing::CommonKeys;
+use crate::pacing::{Asked, CommonKeys};
 
 /// A longer body that does not say what it is passes unread, in bytes.
 const LONGEST_UNTYPED: usize = 1024 * 1024;
@@ -208,6 +209,12 @@ impl Arrival {
             None => self.head.headers.get(HOST).cloned(),
         };
         host.unwrap_or_else(|| HeaderValue::from_static(""))
+    }
+
+    /// What it asked for, for limits that concern it whichever way it goes.
+    pub(super) fn asked(&self) -> Asked {
+        let host = target::host(&self.head).map(Cow::into_owned).unwrap_or_default();
+        Asked { route: self.led.matched().map(|matched| matched.route), host, client: self.caller.client }
     }
 
     /// In which words its caller expects to be answered.

@@ -124,7 +124,7 @@ async fn attempt(
 }
 
 /// Waits for the request's turn. It is in line at once and has a connection when its turn comes. `None` if this way has
-/// closed meanwhile and there are others.
+/// closed meanwhile and there are others, or if other limits concern the request now.
 async fn pace(
     worker: &Rc<Worker>,
     leg: &Leg,
@@ -135,11 +135,13 @@ async fn pace(
     let pool = worker.pool(journey.route());
     // The connection first: what counts for the limits is the write, which then follows the permit at once.
     let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
-    match leg.line.admit(leg.ask(arrival), journey.ways.are_several()) {
+    match leg.line.admit(leg.ask(arrival), journey.ways.are_several(), leg.configuration) {
         Admission::Go(permit) => {
             record.goes(journey.waited);
             Ok(Some(Turn { lease, permit, late: false }))
         }
+        // While the connection was made.
+        Admission::Outdated => Ok(None),
         // While the connection was made, before anybody could tell it in its place.
         Admission::Wait(_) | Admission::Refuse(_) if journey.ways.has_shut(&worker.site, leg) => Ok(None),
         Admission::Refuse(refusal) => Err(ProxyError::Refused(refusal)),

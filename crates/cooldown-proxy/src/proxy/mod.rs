@@ -47,4 +47,4 @@ pub use serve::serve;
 pub use site::Site;
 pub(crate) use site::router;
 pub(crate) use way::{reserved, spent};
-pub use worker::{InFlight, Worker};
+pub use worker::{Current, InFlight, Worker};

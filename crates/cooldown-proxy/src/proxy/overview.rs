@@ -88,6 +88,11 @@ impl Site {
         Ok(())
     }
 
+    /// The configuration was read again, with this outcome.
+    pub fn tell_reload(&self, outcome: String) {
+        self.metrics.events().tell(EventKind::Reload, None, "", outcome);
+    }
+
     fn named(&self, upstream: &str) -> Result<usize, NoSuchUpstream> {
         self.routes.iter().position(|route| *route.name == *upstream).ok_or(NoSuchUpstream)
     }

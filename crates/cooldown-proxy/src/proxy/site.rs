@@ -1,4 +1,4 @@
-//! What all workers share and none changes: routes, callers, limits.
+//! What all workers share and none changes: routes, callers, limits. A reload makes another one.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -39,9 +39,9 @@ pub struct Site {
     /// By the index of the route.
     endpoints: Vec<Endpoint>,
     pub(super) callers: Callers,
-    pub(super) pacing: Pacing,
+    pub(super) pacing: Arc<Pacing>,
     pub(super) retry: RetryRules,
-    pub(super) returning: Returning,
+    pub(super) returning: Arc<Returning>,
     pub(super) max_wait: Duration,
     pub(super) max_body: usize,
     /// For the bodies that are kept.
@@ -68,12 +68,15 @@ pub(super) struct Route {
     /// Whether its upstream's base path goes in front of requests that ask for its host by name.
     pub base_path_always: bool,
     /// What its upstream means by what it says about limits.
-    pub meanings: Meanings,
-    pub retry_budget: RetryBudget,
+    pub meanings: Arc<Meanings>,
+    pub retry_budget: Arc<RetryBudget>,
     /// Whether its upstream could be reached lately.
-    pub reach: Reach,
+    pub reach: Arc<Reach>,
     pub metrics: Arc<RouteMetrics>,
 }
+
+/// What a pool's connections have in common.
+type PoolName<'a> = (bool, &'a str, u16, Duration);
 
 /// Where a request's host or path leads.
 #[derive(Debug, Clone, Copy)]
@@ -103,11 +106,45 @@ impl Site {
     /// # Errors
     /// When the TLS library or the system refuses what is asked of it.
     pub fn new(config: &Config, metrics: Arc<Metrics>, access: AccessLog) -> anyhow::Result<Self> {
-        let pacing = Pacing::new(config).context("the pacing thread cannot be started")?;
+        let pacing = Arc::new(Pacing::new(config).context("the pacing thread cannot be started")?);
         let routes = routes(config, &metrics);
         api::load_tokenizers(&config.providers).context("the tokenizers' thread cannot be started")?;
         let endpoints = endpoints(&routes)?;
-        Ok(Self {
+        let memory = Arc::new(BodyMemory::of_process(max_body(config)));
+        Ok(Self::with(config, pacing, (routes, endpoints), (Arc::default(), memory), (metrics, access)))
+    }
+
+    /// The site for a changed configuration. What was learned and what is counted goes on; nothing has changed if it fails.
+    /// The new limits hold at once, and routes when workers have it.
+    ///
+    /// # Errors
+    /// When the TLS library refuses what is asked of it.
+    pub fn reload(&self, config: &Config) -> anyhow::Result<Self> {
+        let mut routes = routes(config, &self.metrics);
+        for route in &mut routes {
+            if let Some(before) = self.routes.iter().find(|before| before.is_same(route)) {
+                route.go_on_from(before);
+            }
+        }
+        let endpoints = endpoints(&routes)?;
+        let max_body = max_body(config);
+        let memory = match max_body == self.max_body {
+            true => Arc::clone(&self.memory),
+            false => Arc::new(BodyMemory::of_process(max_body)),
+        };
+        let told = (Arc::clone(&self.metrics), self.access.clone());
+        let pacing = self.pacing.reload(config);
+        Ok(Self::with(config, pacing, (routes, endpoints), (Arc::clone(&self.returning), memory), told))
+    }
+
+    fn with(
+        config: &Config,
+        pacing: Arc<Pacing>,
+        (routes, endpoints): (Vec<Route>, Vec<Endpoint>),
+        (returning, memory): (Arc<Returning>, Arc<BodyMemory>),
+        (metrics, access): (Arc<Metrics>, AccessLog),
+    ) -> Self {
+        Self {
             router: router(config),
             models: ModelTable::new(&config.providers),
             first_provider: config.routes.len(),
@@ -116,22 +153,20 @@ impl Site {
             callers: Callers::new(config.clients.clone(), config.queue.client_by.clone()),
             pacing,
             retry: RetryRules::new(&config.retry),
-            returning: Returning::default(),
+            returning,
             max_wait: config.queue.max_wait,
-            max_body: usize::try_from(config.server.max_body).unwrap_or(usize::MAX),
-            memory: Arc::new(BodyMemory::of_process(usize::try_from(config.server.max_body).unwrap_or(usize::MAX))),
+            max_body: max_body(config),
+            memory,
             keepalive: config.queue.keepalive,
             idle_timeout: config.server.idle_timeout,
             metrics,
             access,
-        })
+        }
     }
 
-    /// Lets the figures tell how the limits stand. The figures do not keep the site alive.
-    pub fn tell_limits(self: &Arc<Self>) {
-        let site = Arc::downgrade(self);
-        let figures = |site: Arc<Self>| LimitFigures { room: site.pacing.room(), cooldowns: site.pacing.cooldowns() };
-        self.metrics.ask_for_limits(Box::new(move || site.upgrade().map(figures).unwrap_or_default()));
+    /// How the limits stand.
+    pub fn limits(&self) -> LimitFigures {
+        LimitFigures { room: self.pacing.room(), cooldowns: self.pacing.cooldowns() }
     }
 
     /// What a person calls the sender of a request.
@@ -165,18 +200,26 @@ impl Site {
         self.models.candidates(model).into_iter().map(|provider| self.first_provider + provider).collect()
     }
 
-    /// A worker's pools by the index of the route; routes to one upstream share one.
-    pub(super) fn pools(&self) -> Vec<Rc<Pool>> {
-        let mut shared: HashMap<(bool, &str, u16, Duration), Rc<Pool>> = HashMap::new();
+    /// A worker's pools by the index of the route; routes to one upstream share one. Pools that there are go on.
+    pub(super) fn pools<'a>(&'a self, before: &[(PoolName<'a>, Rc<Pool>)]) -> Vec<Rc<Pool>> {
+        let mut shared: HashMap<PoolName<'a>, Rc<Pool>> =
+            before.iter().map(|(name, pool)| (*name, Rc::clone(pool))).collect();
         let routes = self.routes.iter().zip(&self.endpoints);
-        routes
-            .map(|(route, endpoint)| {
-                let upstream = &route.upstream;
-                let key = (upstream.tls, upstream.host.as_str(), upstream.port, upstream.connect_timeout);
-                Rc::clone(shared.entry(key).or_insert_with(|| Rc::new(Pool::new(endpoint.clone()))))
-            })
-            .collect()
+        let pools = routes.map(|(route, endpoint)| {
+            let pool = shared.entry(route.pool_name()).or_insert_with(|| Rc::new(Pool::new(endpoint.clone())));
+            Rc::clone(pool)
+        });
+        pools.collect()
     }
+
+    /// Its pools with what they have in common.
+    pub(super) fn with_pools(&self, pools: &[Rc<Pool>]) -> Vec<(PoolName<'_>, Rc<Pool>)> {
+        self.routes.iter().map(Route::pool_name).zip(pools.iter().cloned()).collect()
+    }
+}
+
+fn max_body(config: &Config) -> usize {
+    usize::try_from(config.server.max_body).unwrap_or(usize::MAX)
 }
 
 /// Where hosts and paths lead, as configured.
@@ -238,11 +281,32 @@ impl Route {
             kind,
             api,
             base_path_always: false,
-            meanings: Meanings::default(),
-            retry_budget: RetryBudget::default(),
-            reach: Reach::default(),
+            meanings: Arc::default(),
+            retry_budget: Arc::default(),
+            reach: Arc::default(),
             metrics: metrics.route(name),
         }
+    }
+
+    /// Whether it leads to the same upstream under the same name.
+    fn is_same(&self, other: &Self) -> bool {
+        let place = |route: &Self| (route.api.is_some(), route.kind, route.upstream.tls, route.upstream.port);
+        place(self) == place(other) && self.name == other.name && self.upstream.host == other.upstream.host
+    }
+
+    /// Knows from now on what the same route of the configuration before knows, and tells it what it learns.
+    fn go_on_from(&mut self, before: &Self) {
+        self.meanings = Arc::clone(&before.meanings);
+        self.retry_budget = Arc::clone(&before.retry_budget);
+        self.reach = Arc::clone(&before.reach);
+        if let (Some(api), Some(before)) = (&mut self.api, &before.api) {
+            api.go_on_from(before);
+        }
+    }
+
+    fn pool_name(&self) -> PoolName<'_> {
+        let Upstream { tls, host, port, connect_timeout, .. } = &self.upstream;
+        (*tls, host, *port, *connect_timeout)
     }
 
     /// Whether the upstream's own `host` is sent in place of the client's.

@@ -32,6 +32,15 @@ pub(super) fn read<'a>(head: &'a Parts, noted: &Noted) -> Result<Target<'a>, Pro
     if noted.coding {
         check_framing(&head.headers)?;
     }
+    named(head)
+}
+
+/// The host that a request asks for, which could be read before.
+pub(super) fn host(head: &Parts) -> Option<Cow<'_, str>> {
+    named(head).ok().map(|target| target.host)
+}
+
+fn named(head: &Parts) -> Result<Target<'_>, ProxyError> {
     let named = host_field(head)?;
     // RFC 9112 §3.2.2: what the request line says overrides the field.
     let (host, port) = match head.uri.authority() {

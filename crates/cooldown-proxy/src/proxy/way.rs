@@ -9,7 +9,7 @@ use super::arrival::Arrival;
 use super::error::ProxyError;
 use super::route::Matched;
 use super::site::{Led, Route, Site};
-use crate::pacing::{Credential, Keys, Line};
+use crate::pacing::{Concern, Credential, Keys, Line, Wanted};
 use crate::provider::{Charge, Estimate, OutputReservation, TokenLimits, Usage};
 
 /// A way to an upstream.
@@ -46,6 +46,8 @@ pub(super) struct Leg {
     pub way: usize,
     pub line: Arc<Line>,
     pub keys: Keys,
+    /// The number of the configuration that they are from.
+    pub configuration: u32,
     cost: Cost,
     /// The tokens that it will probably take, where they count.
     pub estimate: Option<Estimate>,
@@ -192,10 +194,11 @@ impl Ways {
             Some(key) => Credential::Ours(key),
             None => arrival.credentials.map_or(Credential::None, Credential::Callers),
         };
-        let keys = site.pacing.keys(index, by, model, arrival.path_behind(prefix), &arrival.common);
+        let wanted = Wanted { route: index, by, model, path: arrival.path_behind(prefix), common: &arrival.common };
+        let Concern { keys, line, configuration } = site.pacing.concern(wanted, || arrival.asked());
         let estimate = estimate(route, arrival, model);
         let cost = estimate.map_or(Cost::ONE_REQUEST, |estimate| route.reserved(&estimate));
-        Leg { way, line: Arc::clone(site.pacing.line(index)), keys, cost, estimate, shut: Shut::default() }
+        Leg { way, line, keys, configuration, cost, estimate, shut: Shut::default() }
     }
 }
 

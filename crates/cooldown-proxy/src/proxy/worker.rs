@@ -1,6 +1,6 @@
 //! What one worker thread owns: its connections to upstreams, and the count of what it has under way.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,12 +10,22 @@ use super::peer::Peer;
 use super::site::Site;
 use crate::upstream::Pool;
 
-/// One worker's part of the proxy.
+/// One worker's part of the proxy, as one configuration has it. A request keeps the one that it began with.
 #[derive(Debug)]
 pub struct Worker {
     pub(super) site: Arc<Site>,
     /// By the index of the route; routes to one upstream share a pool.
     pools: Vec<Rc<Pool>>,
+    load: Rc<Load>,
+}
+
+/// The worker that new requests of a thread go to. A reload puts another one in its place.
+#[derive(Debug)]
+pub struct Current(RefCell<Rc<Worker>>);
+
+/// What a worker thread has under way, whatever the configuration was when it began.
+#[derive(Debug, Default)]
+struct Load {
     in_flight: Cell<usize>,
     draining: Cell<bool>,
     /// Told when nothing is under way any more.
@@ -25,16 +35,50 @@ pub struct Worker {
 /// A request that is under way, from its head to the last byte of its response.
 #[derive(Debug)]
 pub struct InFlight {
-    worker: Rc<Worker>,
+    load: Rc<Load>,
     peer: Rc<Peer>,
 }
 
-impl Worker {
-    /// One of the workers for this site.
+impl Current {
+    /// Starts with a worker for this site.
     pub fn new(site: Arc<Site>) -> Self {
-        let pools = site.pools();
-        let (in_flight, draining, quiet) = (Cell::new(0), Cell::new(false), Notify::new());
-        Self { site, pools, in_flight, draining, quiet }
+        Self(RefCell::new(Rc::new(Worker::new(site))))
+    }
+
+    /// Does something with the worker that is there now.
+    pub fn with<R>(&self, act: impl FnOnce(&Rc<Worker>) -> R) -> R {
+        act(&self.0.borrow())
+    }
+
+    /// From now on requests go by this site. Connections to upstreams that it has as well are kept.
+    pub fn replace(&self, site: Arc<Site>) {
+        let next = Rc::new(self.with(|worker| worker.reloaded(site)));
+        self.0.replace(next);
+    }
+
+    /// From now on new requests are refused, and connections close after their responses.
+    pub fn drain(&self) {
+        self.with(|worker| worker.load.draining.set(true));
+    }
+
+    /// Waits until nothing is under way.
+    pub async fn quiet(&self) {
+        let load = self.with(|worker| Rc::clone(&worker.load));
+        while load.in_flight.get() > 0 {
+            load.quiet.notified().await;
+        }
+    }
+}
+
+impl Worker {
+    fn new(site: Arc<Site>) -> Self {
+        let pools = site.pools(&[]);
+        Self { site, pools, load: Rc::default() }
+    }
+
+    fn reloaded(&self, site: Arc<Site>) -> Self {
+        let pools = site.pools(&self.site.with_pools(&self.pools));
+        Self { site, pools, load: Rc::clone(&self.load) }
     }
 
     /// Connections for a route.
@@ -43,27 +87,15 @@ impl Worker {
     }
 
     /// Counts a request as under way.
-    pub(super) fn begin(self: &Rc<Self>, peer: &Rc<Peer>) -> InFlight {
-        self.in_flight.set(self.in_flight.get() + 1);
+    pub(super) fn begin(&self, peer: &Rc<Peer>) -> InFlight {
+        self.load.in_flight.set(self.load.in_flight.get() + 1);
         peer.begin();
-        InFlight { worker: Rc::clone(self), peer: Rc::clone(peer) }
-    }
-
-    /// From now on new requests are refused, and connections close after their responses.
-    pub fn drain(&self) {
-        self.draining.set(true);
+        InFlight { load: Rc::clone(&self.load), peer: Rc::clone(peer) }
     }
 
     /// Whether the worker is about to end.
     pub fn is_draining(&self) -> bool {
-        self.draining.get()
-    }
-
-    /// Waits until nothing is under way.
-    pub async fn quiet(&self) {
-        while self.in_flight.get() > 0 {
-            self.quiet.notified().await;
-        }
+        self.load.draining.get()
     }
 }
 
@@ -83,10 +115,10 @@ impl Worker {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.peer.end();
-        let left = self.worker.in_flight.get() - 1;
-        self.worker.in_flight.set(left);
+        let left = self.load.in_flight.get() - 1;
+        self.load.in_flight.set(left);
         if left == 0 {
-            self.worker.quiet.notify_one();
+            self.load.quiet.notify_one();
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::watch::Watched;
 use super::worker::Connections;
-use crate::proxy::{self, Peer, Worker};
+use crate::proxy::{self, Current, Peer};
 
 /// The longest request head, and how much of a body is read at once, in bytes.
 const READ_BUFFER: usize = 128 * 1024;
@@ -59,7 +59,7 @@ impl Http {
     /// Serves a connection until one side closes it.
     pub(super) async fn serve(
         &self,
-        worker: Rc<Worker>,
+        current: Rc<Current>,
         connections: Rc<Connections>,
         stream: TcpStream,
         address: SocketAddr,
@@ -68,7 +68,9 @@ impl Http {
         let (stream, ambiguous) = Watched::new(stream);
         let peer = Rc::new(Peer::new(address));
         let of_requests = Rc::clone(&peer);
-        let service = service_fn(move |request| proxy::serve(&worker, &of_requests, ambiguous.load(Relaxed), request));
+        let service = service_fn(move |request| {
+            current.with(|worker| proxy::serve(worker, &of_requests, ambiguous.load(Relaxed), request))
+        });
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
         let mut closing = pin!(connections.closing());
         let (mut listens, mut told) = (false, false);
@@ -121,7 +123,7 @@ mod tests {
 
     /// The size of what a function returns, without calling it.
     fn size_of_answer<F: Future>(
-        _: &dyn Fn(&'static Http, Rc<Worker>, Rc<Connections>, TcpStream, SocketAddr) -> F,
+        _: &dyn Fn(&'static Http, Rc<Current>, Rc<Connections>, TcpStream, SocketAddr) -> F,
     ) -> usize {
         size_of::<F>()
     }

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::Http;
-use crate::proxy::{Site, Worker};
+use crate::proxy::{Current, Site};
 
 /// After a failed accept (no file descriptors, mostly) this long is waited, so that the worker does not spin.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
@@ -55,22 +55,23 @@ pub(super) struct Connections {
 pub(super) struct Open<'a>(&'a Connections);
 
 impl WorkerThread {
-    /// Starts a worker on these listeners.
+    /// Starts a worker on these listeners. It goes by the latest of `sites`.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn start(
         index: usize,
         listeners: Vec<TcpListener>,
-        site: Arc<Site>,
+        mut sites: watch::Receiver<Arc<Site>>,
         header_timeout: Duration,
         phase: watch::Receiver<Phase>,
     ) -> io::Result<Self> {
         let (end, ended) = oneshot::channel();
         let run = move || {
             let served = runtime().and_then(|runtime| {
-                let worker = Rc::new(Worker::new(site));
-                let served = runtime.block_on(serve(worker, listeners, Http::new(header_timeout), phase));
+                let first = Arc::clone(&sites.borrow_and_update());
+                let current = Rc::new(Current::new(first));
+                let served = runtime.block_on(serve(current, sites, listeners, Http::new(header_timeout), phase));
                 // What is still open after the deadline ends with its tasks.
                 runtime.shutdown_background();
                 served
@@ -93,7 +94,8 @@ fn runtime() -> io::Result<LocalRuntime> {
 
 /// Serves until told to drain, then drains.
 async fn serve(
-    worker: Rc<Worker>,
+    current: Rc<Current>,
+    sites: watch::Receiver<Arc<Site>>,
     listeners: Vec<TcpListener>,
     http: Http,
     mut phase: watch::Receiver<Phase>,
@@ -103,14 +105,15 @@ async fn serve(
     let mut accepting = Vec::new();
     for listener in listeners {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let accept = accept(Rc::clone(&worker), Rc::clone(&connections), Rc::clone(&http), listener);
+        let accept = accept(Rc::clone(&current), Rc::clone(&connections), Rc::clone(&http), listener);
         accepting.push(tokio::task::spawn_local(accept));
     }
+    tokio::task::spawn_local(follow(sites, Rc::clone(&current)));
     let deadline = draining(&mut phase).await;
-    worker.drain();
+    current.drain();
     accepting.iter().for_each(tokio::task::JoinHandle::abort);
     // Late is late: what does not finish in time is cut by the end of the runtime.
-    let _ = timeout_at(deadline, worker.quiet()).await;
+    let _ = timeout_at(deadline, current.quiet()).await;
     connections.close();
     let _ = timeout_at(deadline.min(Instant::now() + LAST_BYTES), connections.none()).await;
     Ok(())
@@ -128,12 +131,20 @@ async fn draining(phase: &mut watch::Receiver<Phase>) -> Instant {
     }
 }
 
-async fn accept(worker: Rc<Worker>, connections: Rc<Connections>, http: Rc<Http>, listener: tokio::net::TcpListener) {
+/// Goes by the latest site, for as long as there may be another.
+async fn follow(mut sites: watch::Receiver<Arc<Site>>, current: Rc<Current>) {
+    while sites.changed().await.is_ok() {
+        let site = Arc::clone(&sites.borrow_and_update());
+        current.replace(site);
+    }
+}
+
+async fn accept(current: Rc<Current>, connections: Rc<Connections>, http: Rc<Http>, listener: tokio::net::TcpListener) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
-                let (worker, connections, http) = (Rc::clone(&worker), Rc::clone(&connections), Rc::clone(&http));
-                tokio::task::spawn_local(async move { http.serve(worker, connections, stream, address).await });
+                let (current, connections, http) = (Rc::clone(&current), Rc::clone(&connections), Rc::clone(&http));
+                tokio::task::spawn_local(async move { http.serve(current, connections, stream, address).await });
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be accepted");

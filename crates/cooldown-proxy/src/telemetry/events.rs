@@ -33,6 +33,8 @@ pub enum EventKind {
     Unreachable,
     /// Somebody did something by hand.
     ByHand,
+    /// The configuration was read again.
+    Reload,
 }
 
 /// One thing that happened, once or several times.

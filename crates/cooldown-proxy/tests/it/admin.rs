@@ -228,3 +228,27 @@ async fn the_proxys_own_port_knows_nothing_of_the_admin_api() {
         assert_eq!((answer.status, answer.code().as_str()), (StatusCode::NOT_FOUND, "no_route"), "{path}");
     }
 }
+
+#[tokio::test]
+async fn the_configuration_is_put_in_force_anew_by_an_order_and_a_pause_outlives_that() {
+    let upstream = Upstream::start(plain).await;
+    let before = config(&upstream, "");
+    let binary = Binary::serve(&before);
+    let admin = binary.admin_address();
+    let file = binary.folder().join("config.yaml");
+    order(admin, "pause", r#"{"upstream": "api.example.com"}"#).await;
+
+    std::fs::write(&file, before.replace("4/s, burst 1", "7/s, burst 1")).expect("written");
+    assert_eq!(order(admin, "reload", "{}").await, StatusCode::OK);
+    let after = snapshot(admin).await;
+    assert_eq!((&after["limits"][0]["amount"], &after["paused"]), (&7.into(), &true.into()), "{after}");
+    let told = get(admin, &admin.to_string(), "/api/v1/config").await.json();
+    let limit = told["routes"]["api.example.com"]["limits"][0].as_str().unwrap_or_default().to_owned();
+    assert!(limit.starts_with("7 requests a second"), "{told}");
+
+    std::fs::write(&file, "server: {}").expect("written");
+    assert_eq!(order(admin, "reload", "{}").await, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(snapshot(admin).await["limits"][0]["amount"], 7, "nothing has changed");
+    let events = get(admin, &admin.to_string(), "/api/v1/events").await.text().to_owned();
+    assert!(events.contains("configuration not changed: server host is required"), "{events}");
+}

@@ -3,7 +3,7 @@
 
 const KEPT = 120; // seconds that the curves show
 const MINUTE = 60; // seconds that shares and percentiles look back on
-const TONES = { learned: "good", closed: "warm", refused: "bad", key_rests: "bad", unreachable: "bad", by_hand: "quiet" };
+const TONES = { learned: "good", closed: "warm", refused: "bad", key_rests: "bad", unreachable: "bad", by_hand: "quiet", reload: "good" };
 
 const byId = (id) => document.getElementById(id);
 const cards = new Map(); // by the upstream's name: its card and what was told of it lately
@@ -342,6 +342,15 @@ byId("level").addEventListener("change", async (event) => {
   try {
     await order("log-level", { level: event.target.value });
     say(`The log tells ${event.target.value}`);
+  } catch (error) {
+    say(`Not done: ${error.message}`);
+  }
+});
+
+byId("reload").addEventListener("click", async () => {
+  try {
+    await order("reload", {});
+    say("The configuration was read again");
   } catch (error) {
     say(`Not done: ${error.message}`);
   }

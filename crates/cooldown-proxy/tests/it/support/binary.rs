@@ -18,7 +18,7 @@ pub(crate) struct Binary {
     output: Arc<Output>,
     readers: Vec<JoinHandle<()>>,
     /// Where it runs; removed after its end.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// What it has written so far, standard output and standard error together.
@@ -79,7 +79,12 @@ impl Binary {
         let stdout = child.stdout.take().expect("standard output is piped");
         let stderr = child.stderr.take().expect("standard error is piped");
         let readers = vec![follow(stdout, &output), follow(stderr, &output)];
-        Self { child, output, readers, _folder: folder }
+        Self { child, output, readers, folder }
+    }
+
+    /// Where it runs.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     pub(crate) fn id(&self) -> u32 {
