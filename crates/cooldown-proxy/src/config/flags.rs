@@ -1,7 +1,7 @@
 //! A configuration from the command line alone: one upstream, paced.
 
 use super::fault::Faults;
-use super::model::{Admin, Config, HostHeader, Log, Match, ProviderKind, Queue, Retry, Route, Server, Upstream};
+use super::model::{Admin, Config, HostHeader, Limits, Log, Match, ProviderKind, Queue, Retry, Route, Server, Upstream};
 use super::{host, rate, url};
 
 /// One upstream for every request, listening on localhost:8080, with the admin listener on localhost:9900.
@@ -29,19 +29,20 @@ pub fn from_flags(upstream: &str, limits: &[String]) -> Result<Config, Faults> {
         rule: Match::Any,
         upstream: Upstream::at(url, HostHeader::Upstream),
         provider: ProviderKind::Generic,
-        limits: paced,
+        limits: Limits { all: paced, ..Limits::default() },
     };
     Ok(Config {
         server: Server::at("localhost".to_owned(), 8080),
         routes: vec![route],
         domain_limits: Vec::new(),
-        default_limits: Vec::new(),
+        default_limits: Limits::default(),
         providers: Vec::new(),
         clients: None,
         queue: Queue::default(),
         retry: Retry::default(),
         admin: Some(Admin::default()),
         log: Log::default(),
+        shared: None,
     })
 }
 

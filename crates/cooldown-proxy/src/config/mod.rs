@@ -25,6 +25,7 @@ mod rate;
 mod routes;
 mod schema;
 pub mod secret;
+mod shared;
 mod url;
 pub mod watch;
 
@@ -147,8 +148,8 @@ fn read(mut file: Fields<'_>, report: &mut Report) -> Option<Config> {
     let retry = clients::retry(&mut file, report);
     let admin = listen::admin(&mut file, server.as_ref(), report);
     let log = listen::log(&mut file, report);
+    let shared = shared::shared(&mut file, report);
     file.refuse_unsupported("state", report);
-    file.refuse_unsupported("shared", report);
     file.close(report);
     Some(Config {
         server: server?,
@@ -161,5 +162,6 @@ fn read(mut file: Fields<'_>, report: &mut Report) -> Option<Config> {
         retry,
         admin,
         log,
+        shared: shared.map(Box::new),
     })
 }

@@ -21,9 +21,9 @@ mod tests {
     const WHOLE: &str = r#"
 server: {host: localhost, port: 0}
 routes:
-  r: {upstream: "http://a", limits: {requests: 1/s, concurrency: 1}, provider: generic, host_header: client}
-rate_limits: [{domain: d, requests_per_second: 1, burst: 1, limits: {requests: 1/s}, per: host}]
-default_rate_limit: {requests_per_second: 2, burst: 1, limits: {requests: 1/s}}
+  r: {upstream: "http://a", limits: {requests: 1/s, concurrency: 1, shared: false}, provider: generic, host_header: client}
+rate_limits: [{domain: d, requests_per_second: 1, burst: 1, limits: {requests: 1/s}, per: host, shared: true}]
+default_rate_limit: {requests_per_second: 2, burst: 1, limits: {requests: 1/s}, shared: true}
 providers:
   p:
     api_key: k
@@ -42,11 +42,12 @@ clients: {c: {token: t, weight: 1, urgency: 1, limits: {requests: 1/s}}}
 queue: {max_depth: 1, client_by: [token]}
 retry: {attempts: 1, on: [429]}
 admin: {port: 1}
+shared: {redis: "redis://a", prefix: p, share: 100ms, instance: i}
 log: {level: info, format: text, access: true}
 "#;
 
     /// Fields that are only known in order to say that a later version will have them.
-    const UNSUPPORTED: [&str; 3] = ["tls", "state", "shared"];
+    const UNSUPPORTED: [&str; 2] = ["tls", "state"];
 
     fn whole_schema() -> Value {
         serde_json::from_str(schema()).expect("the schema is JSON")
