@@ -1,6 +1,6 @@
 //! Limits that other instances use too: this one leaves what its share allows. See [`share`](crate::share).
 
-use crate::ask::{Key, LimitsId};
+use crate::ask::{Key, LimitsId, Ticket};
 use crate::keys::KeyIndex;
 use crate::pacer::Pacer;
 use crate::share::{Share, Usage};
@@ -18,6 +18,13 @@ impl Pacer {
     /// The keys of these limits that are in use here.
     pub fn keys_of(&self, id: LimitsId) -> impl Iterator<Item = Key> {
         self.keys.of(id).map(|state| state.key)
+    }
+
+    /// The keys that a waiting request is held up by, or could be.
+    pub fn waits_for(&self, ticket: Ticket) -> impl Iterator<Item = Key> {
+        let place = self.line.place(ticket);
+        let keys = place.into_iter().flat_map(|place| &self.line.queues[self.line.waiter(place).queue as usize].keys);
+        keys.map(|&key| self.keys.get(key).key)
     }
 
     /// What this instance does with the `nth` limit of a key; `None` if there is no such limit, or no such key in use.

@@ -159,6 +159,7 @@ impl Changes {
                 ("server: header_timeout or drain_timeout", timing(started) != timing(new)),
                 ("admin", started.admin != new.admin),
                 ("log", started.log != new.log),
+                ("shared", started.shared != new.shared),
             ]),
         }
     }

@@ -3,6 +3,7 @@
 //! See ADR 0012.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use cooldown_pacer::LimitsId;
@@ -123,6 +124,32 @@ impl ListName {
             | Self::Pool(owner)
             | Self::DefaultOf(owner) => Some(owner),
             Self::Domain(..) | Self::SharedDefault | Self::Client(_) => None,
+        }
+    }
+}
+
+/// The same on every instance, whatever the order in its configuration: `provider groq https://api.groq.com:443`.
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { is_provider, name, tls, host, port } = self;
+        let kind = if *is_provider { "provider" } else { "route" };
+        write!(f, "{kind} {name} {}://{host}:{port}", if *tls { "https" } else { "http" })
+    }
+}
+
+/// What all instances call it.
+impl fmt::Display for ListName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Upstream(owner) => write!(f, "{owner}"),
+            Self::Key(owner) => write!(f, "{owner} key"),
+            Self::Model(owner) => write!(f, "{owner} model"),
+            Self::Glob(owner, glob) => write!(f, "{owner} models {glob}"),
+            Self::Pool(owner) => write!(f, "{owner} group"),
+            Self::Domain(domain, per_host) => write!(f, "domain {domain}{}", if *per_host { " host" } else { "" }),
+            Self::DefaultOf(owner) => write!(f, "{owner} host"),
+            Self::SharedDefault => f.write_str("host"),
+            Self::Client(name) => write!(f, "client {name}"),
         }
     }
 }

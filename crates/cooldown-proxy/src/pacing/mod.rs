@@ -13,6 +13,7 @@ mod keys;
 mod line;
 mod plan;
 mod room;
+mod shared;
 mod succession;
 
 use std::hash::BuildHasher;
@@ -27,15 +28,18 @@ use smallvec::SmallVec;
 pub use clock::Clock;
 pub use keys::{Credential, Keys, Label};
 pub use line::{Admission, Line, Outcome, Permit, Place};
+pub use shared::{Reach, Standing};
 pub use succession::{Asked, Concern, Wanted};
 
 use crate::config::{Config, ModelGlob};
 use crate::proxy::route::HostTable;
+use crate::telemetry::Metrics;
 use alarm::AlarmThread;
 use carried::{Carried, Owner};
 use keys::Pools;
 use plan::Group;
 use room::Labels;
+use shared::Sharing;
 use succession::Next;
 
 /// Everything that is paced.
@@ -65,6 +69,8 @@ pub struct Pacing {
     number: u32,
     /// What is in force in its place.
     next: OnceLock<Next>,
+    /// What shares its limits with other instances, if they are shared.
+    sharing: Option<Arc<Sharing>>,
 }
 
 /// What paces the requests of one route. Each list may be empty: then there is only what its upstream teaches.
@@ -108,12 +114,23 @@ struct DomainEntry {
 pub type CommonKeys = SmallVec<[Key; 2]>;
 
 impl Pacing {
-    /// Builds the pacers and starts their alarm.
+    /// Builds the pacers and starts their alarm. All limits are this instance's alone, whatever the configuration says.
     ///
     /// # Errors
     /// When the alarm's thread cannot be started.
     pub fn new(config: &Config) -> io::Result<Self> {
-        plan::Plan::of(config, &Carried::default()).build(config)
+        plan::Plan::of(config, &Carried::default()).build(config, Clock::start(), None)
+    }
+
+    /// The same, with limits that are shared with other instances where the configuration says so. What happens to that is
+    /// told in the log and among the events.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(config: &Config, metrics: &Arc<Metrics>) -> io::Result<Self> {
+        let clock = Clock::start();
+        let sharing = Sharing::start(config, clock, metrics)?.map(Arc::new);
+        plan::Plan::of(config, &Carried::default()).build(config, clock, sharing)
     }
 
     /// The pacers for a changed configuration. What stays goes on in the same lines: with all that has left, what
@@ -121,7 +138,7 @@ impl Pacing {
     /// this configuration. To be done once.
     pub fn reload(&self, config: &Config) -> Arc<Self> {
         let carried = self.carried.for_owners(&Owner::all(config));
-        let (next, changes) = plan::Plan::of(config, &carried).rebuild(config, carried, self);
+        let (next, changes, lists) = plan::Plan::of(config, &carried).rebuild(config, carried, self);
         if self.counts_keys_otherwise(&next) {
             // What is called the first key may be another one now.
             self.labels.known().lock().retain(|_, label| label.key.is_none());
@@ -130,6 +147,7 @@ impl Pacing {
         // First, so that who is told to ask again asks by it.
         self.make_way(Arc::clone(&next));
         changes.into_iter().for_each(|(line, change)| line.change(&change));
+        self.sharing.iter().for_each(|sharing| sharing.state(lists.clone()));
         next
     }
 
@@ -152,6 +170,21 @@ impl Pacing {
     /// A number for an identity, the same on every worker and different in every process.
     pub fn hash(&self, identity: &[u8]) -> u64 {
         self.hasher.hash_one(identity)
+    }
+
+    /// The same for who or what a limit is counted for: where limits are shared, all instances give it the same number.
+    pub fn fingerprint(&self, identity: &[u8]) -> u64 {
+        shared::fingerprint(self.sharing.is_some(), &self.hasher, identity)
+    }
+
+    /// How it stands with the limits that other instances use too; `None` where none are.
+    pub fn shared(&self) -> Option<Standing> {
+        self.sharing.as_ref().map(|sharing| sharing.standing())
+    }
+
+    /// The proxy ends: gives back what it holds of limits that other instances use too. Takes part of a second at most.
+    pub fn leave(&self) {
+        self.sharing.iter().for_each(|sharing| sharing.leave());
     }
 
     /// A number that nobody can foresee, to spread things with.
@@ -182,9 +215,9 @@ impl Pacing {
 
     fn domain_key(&self, default: Option<LimitsId>, host: &str) -> Option<Key> {
         let Some(entry) = self.domains.find(host) else {
-            return default.map(|limits| Key { limits, subject: self.hash(host.as_bytes()) });
+            return default.map(|limits| Key { limits, subject: self.fingerprint(host.as_bytes()) });
         };
-        let subject = if entry.per_host { self.hash(host.as_bytes()) } else { 0 };
+        let subject = if entry.per_host { self.fingerprint(host.as_bytes()) } else { 0 };
         entry.limits.map(|limits| Key { limits, subject })
     }
 }

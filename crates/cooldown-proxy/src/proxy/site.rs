@@ -106,7 +106,7 @@ impl Site {
     /// # Errors
     /// When the TLS library or the system refuses what is asked of it.
     pub fn new(config: &Config, metrics: Arc<Metrics>, access: AccessLog) -> anyhow::Result<Self> {
-        let pacing = Arc::new(Pacing::new(config).context("the pacing thread cannot be started")?);
+        let pacing = Arc::new(Pacing::start(config, &metrics).context("a thread of the pacing cannot be started")?);
         let routes = routes(config, &metrics);
         api::load_tokenizers(&config.providers).context("the tokenizers' thread cannot be started")?;
         let endpoints = endpoints(&routes)?;

@@ -35,6 +35,8 @@ pub enum EventKind {
     ByHand,
     /// The configuration was read again.
     Reload,
+    /// The store of shared limits was reached, or lost, or has lost its memory.
+    Shared,
 }
 
 /// One thing that happened, once or several times.

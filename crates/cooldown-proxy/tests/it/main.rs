@@ -29,6 +29,7 @@ mod reload;
 mod retries;
 mod routing;
 mod sdk;
+mod shared;
 mod shutdown;
 mod simulate;
 mod smuggling;

@@ -6,6 +6,7 @@ mod calls;
 mod client;
 pub(crate) mod provider;
 mod proxy;
+pub(crate) mod redis;
 mod upstream;
 
 use std::time::Duration;

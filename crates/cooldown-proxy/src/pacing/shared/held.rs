@@ -1,0 +1,166 @@
+//! What this instance holds of one limit of one key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cooldown_pacer::share::{Answer, Holder, Renewal, Share, Terms, Usage};
+use cooldown_pacer::{Instant, Key, Limit};
+
+use super::super::line::Line;
+use super::SharedList;
+
+/// A key that nobody uses is held for this long; those that last, always.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What this instance holds of one limit of one key.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// What all instances call the limit of this key: a key of the store.
+    pub name: String,
+    /// Which holding this is: no other one, before or after, has this number.
+    pub number: u64,
+    pub key: Key,
+    line: Arc<Line>,
+    nth: usize,
+    limit: Limit,
+    holder: Holder,
+    /// Whether it is held without use, too.
+    lasts: bool,
+    used: Instant,
+    /// When it is looked at next.
+    pub due: Instant,
+    /// When the store began to remember, as it last said.
+    generation: u64,
+}
+
+/// What comes of a look.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// Nothing before then.
+    Later(Instant),
+    /// This is to be said.
+    Renew(Renewal),
+    /// Nobody uses it any more, and this is to be said.
+    Leave(Renewal),
+}
+
+/// What an answer changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// Whether the store had lost its memory.
+    pub forgot: bool,
+    /// When it is looked at next.
+    pub due: Instant,
+}
+
+impl Held {
+    /// Holds nothing yet of the `nth` limit of a list.
+    pub(super) fn new(list: &SharedList, (key, nth): (Key, usize), (name, number): (String, u64), shape: Shape) -> Self {
+        let limit = list.limits[nth];
+        Self {
+            name,
+            number,
+            key,
+            line: Arc::clone(&list.line),
+            nth,
+            limit,
+            holder: Holder::new(Terms::new(limit, shape.longest), shape.every),
+            lasts: list.lasting.contains(&key),
+            used: shape.now,
+            due: shape.now,
+            generation: 0,
+        }
+    }
+
+    /// The list is another one now, which has the limit as its `nth`.
+    pub(super) fn go_on(&mut self, list: &SharedList, nth: usize, longest: Duration) {
+        self.line = Arc::clone(&list.line);
+        (self.nth, self.limit) = (nth, list.limits[nth]);
+        self.lasts = list.lasting.contains(&self.key);
+        self.holder.set_terms(Terms::new(self.limit, longest));
+    }
+
+    /// Says what it holds if that is due, having come down to it at the same instant.
+    pub(super) fn look(&mut self) -> Look {
+        let Self { holder, used, lasts, limit, .. } = self;
+        self.line.hold(self.key, self.nth, |now, usage| {
+            let is_used = usage.is_some_and(|usage| usage.used > 0 || usage.waiting > 0);
+            let usage = usage.unwrap_or_default();
+            if is_used || *lasts {
+                *used = now;
+            }
+            let due = holder.due(&usage);
+            if due > now {
+                return (None, Look::Later(due));
+            }
+            if now.since(*used) > IDLE {
+                return (Some(Share::of_stranger(*limit)), Look::Leave(holder.leave(now, &usage)));
+            }
+            let renewal = holder.renew(now, &usage);
+            (Some(holder.share()), Look::Renew(renewal))
+        })
+    }
+
+    /// When to look after a renewal that is not answered.
+    pub(super) fn patience(&self) -> Instant {
+        self.holder.due(&Usage::default())
+    }
+
+    /// The store answered. `None` if that says nothing any more.
+    pub(super) fn hear(&mut self, answer: &Answer) -> Option<Heard> {
+        let Self { holder, .. } = self;
+        let due = self.line.hold(self.key, self.nth, |_, usage| match holder.hear(answer) {
+            true => (Some(holder.share()), Some(holder.due(&usage.unwrap_or_default()))),
+            false => (None, None),
+        })?;
+        let before = std::mem::replace(&mut self.generation, answer.generation);
+        Some(Heard { forgot: before != 0 && before != answer.generation, due })
+    }
+
+    /// Gives everything back. What leaves later has a stranger's share, if `comes_back`, and none otherwise.
+    pub(super) fn leave(&mut self, comes_back: bool) -> Renewal {
+        let Self { holder, limit, .. } = self;
+        self.line.hold(self.key, self.nth, |now, usage| {
+            let renewal = holder.leave(now, &usage.unwrap_or_default());
+            let share = if comes_back { Share::of_stranger(*limit) } else { holder.share() };
+            (Some(share), renewal)
+        })
+    }
+}
+
+/// What all holdings have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    /// How often one is renewed.
+    pub every: Duration,
+    /// How long a request may be in flight.
+    pub longest: Duration,
+    pub now: Instant,
+}
+
+/// What all instances call a limit of a key, whatever its amount: a key of the store, all of which is one slot of a Cluster.
+pub(super) fn name(prefix: &str, list: &SharedList, subject: u64, nth: usize) -> String {
+    let limit = list.limits[nth];
+    // Of several limits that count the same over the same period the order decides, and that of the amounts is everywhere
+    // the same.
+    let is_before = |other: &Limit, at: usize| (amount(*other), at) < (amount(limit), nth);
+    let alike = list.limits.iter().enumerate().filter(|(_, other)| kind(**other) == kind(limit));
+    let rank = alike.filter(|(at, other)| is_before(other, *at)).count();
+    let number = if rank == 0 { String::new() } else { format!(" #{}", rank + 1) };
+    let list = list.name.replace(['{', '}'], "_");
+    format!("{prefix}:{{{list} {subject:016x} {}{number}}}", kind(limit))
+}
+
+fn kind(limit: Limit) -> String {
+    match limit {
+        Limit::Rate(rate) => format!("{}/{} ms", rate.unit(), rate.period().as_millis()),
+        Limit::Concurrency(_) => "in flight".to_owned(),
+    }
+}
+
+fn amount(limit: Limit) -> u64 {
+    match limit {
+        Limit::Rate(rate) => rate.amount(),
+        Limit::Concurrency(most) => u64::from(most.get()),
+    }
+}
