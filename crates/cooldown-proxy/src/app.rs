@@ -14,10 +14,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::admin::{self, AdminState};
-use crate::config::{Config, Faults};
+use crate::config::{Config, Faults, IdentityFiles};
 use crate::proxy::Site;
 use crate::reload::{Live, Reloader};
-use crate::server::{Listeners, Phase, WorkerThread};
+use crate::server::{Http, Listeners, Phase, Tls, WorkerThread};
 use crate::telemetry::{AccessLog, LogLevel, Metrics};
 
 /// A proxy that has its ports and serves nothing yet.
@@ -27,6 +27,7 @@ pub struct App {
     admin: Option<TcpListener>,
     admin_state: AdminState,
     live: Arc<Live>,
+    tls: Option<(Tls, IdentityFiles)>,
     header_timeout: Duration,
     drain_timeout: Duration,
 }
@@ -54,8 +55,10 @@ impl App {
         let live = Live::new(config, Site::new(config, Arc::clone(&metrics), access)?);
         live.tell_limits(&metrics);
         let admin_state = AdminState::new(config, metrics, Arc::clone(&live));
+        let tls = server.tls.as_ref().map(|tls| Ok((Tls::new(&tls.identity)?, tls.files.clone())));
+        let tls = tls.transpose().map_err(|error: rustls::Error| error).context("TLS cannot be set up")?;
         let (header_timeout, drain_timeout) = (server.header_timeout, server.drain_timeout);
-        Ok(Self { listeners, admin, admin_state, live, header_timeout, drain_timeout })
+        Ok(Self { listeners, admin, admin_state, live, tls, header_timeout, drain_timeout })
     }
 
     /// The same, with a log whose level the admin API can change.
@@ -124,10 +127,15 @@ impl App {
 
     fn start(self) -> anyhow::Result<Running> {
         let (phase, told) = watch::channel(Phase::Serving);
+        let http = Http::new(self.header_timeout, self.tls.as_ref().map(|(tls, _)| tls.clone()));
+        if let Some((tls, files)) = self.tls {
+            // It ends with the runtime.
+            tokio::spawn(tls.follow(files));
+        }
         let mut workers = Vec::with_capacity(self.listeners.workers.len());
         for (index, listeners) in self.listeners.workers.into_iter().enumerate() {
             let sites = self.live.sites();
-            let worker = WorkerThread::start(index, listeners, sites, self.header_timeout, told.clone());
+            let worker = WorkerThread::start(index, listeners, sites, http.clone(), told.clone());
             workers.push(worker.context("a worker cannot be started")?);
         }
         let admin = match self.admin {

@@ -14,5 +14,6 @@ pub mod reload;
 pub mod server;
 pub mod simulate;
 pub mod status;
+pub mod stream;
 pub mod telemetry;
 pub mod upstream;

@@ -139,6 +139,8 @@ impl Changes {
         let (started, before) = (&configs.started, &configs.in_force);
         let listening = |config: &Config| (config.server.host.clone(), config.server.port, config.server.workers);
         let timing = |config: &Config| (config.server.header_timeout, config.server.drain_timeout);
+        // What the files hold is followed in any case.
+        let files = |config: &Config| config.server.tls.as_ref().map(|tls| tls.files.clone());
         let bodies = |config: &Config| (config.server.max_body, config.server.idle_timeout);
         let named = |list: &[(&'static str, bool)]| {
             list.iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| *name).collect()
@@ -157,6 +159,7 @@ impl Changes {
             after_restart: named(&[
                 ("server: host, port or workers", listening(started) != listening(new)),
                 ("server: header_timeout or drain_timeout", timing(started) != timing(new)),
+                ("server: tls", files(started) != files(new)),
                 ("admin", started.admin != new.admin),
                 ("log", started.log != new.log),
                 ("shared", started.shared != new.shared),

@@ -26,7 +26,8 @@ impl Config {
 
     /// The start-up text: one line for what listens, then one for each upstream. Lines end with a newline.
     pub fn describe(&self, listening: &Addresses) -> String {
-        let mut text = format!("listening on http://{}", listening.server);
+        let scheme = if self.server.tls.is_some() { "https" } else { "http" };
+        let mut text = format!("listening on {scheme}://{}", listening.server);
         match &listening.admin {
             Some(admin) => text.push_str(&format!(", admin on http://{admin}\n")),
             None => text.push_str(", admin off\n"),

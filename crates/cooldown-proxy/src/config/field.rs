@@ -44,6 +44,11 @@ impl<'a> Fields<'a> {
         &self.at
     }
 
+    /// The path that leads here.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The value of a field; `None` when it is absent or holds nothing.
     pub(super) fn take(&mut self, name: &'static str) -> Option<Field<'a>> {
         self.known.push(name);

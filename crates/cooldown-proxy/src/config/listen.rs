@@ -1,12 +1,14 @@
 //! Reads `server`, `admin` and `log`.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::Duration;
 
 use super::fault::Report;
 use super::field::{Field, Fields};
 use super::host;
-use super::model::{Admin, Log, LogFormat, Server, is_loopback};
+use super::identity::identity;
+use super::model::{Admin, Log, LogFormat, Server, ServerTls, is_loopback};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -16,7 +18,7 @@ const GIB: u64 = 1 << 30;
 const MOST_WORKERS: u64 = 1024;
 
 /// Reads `server`; its host and port are required.
-pub(super) fn server(file: &mut Fields<'_>, report: &mut Report) -> Option<Server> {
+pub(super) fn server(file: &mut Fields<'_>, folder: &Path, report: &mut Report) -> Option<Server> {
     let file_at = file.at().clone();
     let mut section = match file.take("server") {
         Some(field) => Some(field.fields(report)?),
@@ -40,13 +42,13 @@ pub(super) fn server(file: &mut Fields<'_>, report: &mut Report) -> Option<Serve
     };
     let mut server = Server::at(host.clone().unwrap_or_default(), port.unwrap_or_default());
     if let Some(mut section) = section {
-        settings(&mut section, &mut server, report);
+        settings(&mut section, folder, &mut server, report);
         section.close(report);
     }
     host.and(port).map(|_| server)
 }
 
-fn settings(section: &mut Fields<'_>, server: &mut Server, report: &mut Report) {
+fn settings(section: &mut Fields<'_>, folder: &Path, server: &mut Server, report: &mut Report) {
     if let Some(field) = section.take("workers").filter(|field| !field.is("auto")) {
         server.workers = workers(&field, report);
     }
@@ -62,7 +64,11 @@ fn settings(section: &mut Fields<'_>, server: &mut Server, report: &mut Report) 
     if let Some(time) = section.take("idle_timeout").and_then(|field| field.duration(MILLISECOND..=DAY, report)) {
         server.idle_timeout = time;
     }
-    section.refuse_unsupported("tls", report);
+    if let Some(mut section) = section.take("tls").and_then(|field| field.fields(report)) {
+        server.tls =
+            identity(&mut section, folder, true, report).map(|(files, identity)| ServerTls { files, identity });
+        section.close(report);
+    }
 }
 
 fn workers(field: &Field<'_>, report: &mut Report) -> Option<NonZeroUsize> {

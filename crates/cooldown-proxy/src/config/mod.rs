@@ -12,6 +12,7 @@ mod field;
 mod flags;
 mod glob;
 mod host;
+mod identity;
 mod limits;
 mod listen;
 mod mask;
@@ -26,6 +27,7 @@ mod routes;
 mod schema;
 pub mod secret;
 mod shared;
+mod upstream_tls;
 mod url;
 pub mod watch;
 
@@ -40,9 +42,11 @@ pub use env::Env;
 pub use fault::{Fault, Faults, Place};
 pub use flags::from_flags;
 pub use glob::ModelGlob;
+pub use identity::{Identity, IdentityError, IdentityFiles, PemError};
 pub use model::Config;
 pub use schema::schema;
 pub use secret::Secret;
+pub use upstream_tls::{Authorities, UpstreamTls};
 
 use fault::Report;
 use field::Fields;
@@ -75,7 +79,8 @@ pub fn load(path: &Path) -> Result<Config, Faults> {
     parse_bytes(&name, &bytes, &|variable| std::env::var(variable).ok())
 }
 
-/// Reads a configuration from its text. `name` is what faults call it; `env` looks variables up.
+/// Reads a configuration from its text. `name` is the path that faults tell, beside which other files are looked for; `env`
+/// looks variables up.
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.
@@ -86,7 +91,8 @@ pub fn parse(name: &str, text: &str, env: Env<'_>) -> Result<Config, Faults> {
     };
     let hidden = Hidden::of(&root, text);
     env::expand(&mut root, env, &mut report);
-    let config = Fields::of_file(&root, &mut report).and_then(|file| read(file, &mut report));
+    let folder = Path::new(name).parent().unwrap_or(Path::new(""));
+    let config = Fields::of_file(&root, &mut report).and_then(|file| read(file, folder, &mut report));
     match config {
         Some(config) if report.is_empty() => Ok(config),
         _ => Err(report.into_faults(name, text, &hidden)),
@@ -131,12 +137,12 @@ fn parse_bytes(name: &str, bytes: &[u8], env: Env<'_>) -> Result<Config, Faults>
     }
 }
 
-/// What a whole file means; `None` only when something was reported.
-fn read(mut file: Fields<'_>, report: &mut Report) -> Option<Config> {
-    let server = listen::server(&mut file, report);
+/// What a whole file means; `None` only when something was reported. Files that it names are looked for in `folder`.
+fn read(mut file: Fields<'_>, folder: &Path, report: &mut Report) -> Option<Config> {
+    let server = listen::server(&mut file, folder, report);
     let faults_before = report.len();
-    let routes = routes::routes(&mut file, report);
-    let providers = providers::providers(&mut file, report);
+    let routes = routes::routes(&mut file, folder, report);
+    let providers = providers::providers(&mut file, folder, report);
     if routes.is_empty() && providers.is_empty() && report.len() == faults_before {
         let hint = "under `routes:`, write `api.example.com: https://api.example.com`";
         report.fault(&file.at().clone(), "at least one route must be configured", hint);

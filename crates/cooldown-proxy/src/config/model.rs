@@ -9,7 +9,9 @@ use std::time::Duration;
 use cooldown_pacer::{Limit, Urgency, Weight};
 
 use super::glob::ModelGlob;
+use super::identity::{Identity, IdentityFiles};
 use super::secret::Secret;
+use super::upstream_tls::UpstreamTls;
 use super::url::Url;
 use crate::provider::{Charge, Tokenizer};
 
@@ -81,6 +83,17 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// How long a body may stand still, in either direction, before it is cut.
     pub idle_timeout: Duration,
+    /// What clients are shown; `None` where they speak in the clear.
+    pub tls: Option<ServerTls>,
+}
+
+/// `server.tls`.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    /// Where the certificate is.
+    pub files: IdentityFiles,
+    /// What it was when the configuration was read.
+    pub identity: Identity,
 }
 
 /// One entry of `routes`.
@@ -135,6 +148,21 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// Which `Host` is sent.
     pub host_header: HostHeader,
+    /// Whether HTTP/2 is spoken.
+    pub http2: Http2,
+    /// How TLS makes sure of both sides, where it is spoken.
+    pub verify: UpstreamTls,
+}
+
+/// Whether HTTP/2 is spoken with an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Http2 {
+    /// Where TLS is spoken and the upstream offers it (ALPN).
+    Agreed,
+    /// Never.
+    Off,
+    /// Always, in the clear.
+    PriorKnowledge,
 }
 
 /// Which `Host` an upstream is sent.
@@ -394,6 +422,7 @@ impl Server {
             header_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(300),
+            tls: None,
         }
     }
 }
@@ -409,7 +438,17 @@ impl Upstream {
             timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             host_header,
+            http2: Http2::Agreed,
+            verify: UpstreamTls::default(),
         }
+    }
+}
+
+impl Upstream {
+    /// Whether a connection to one serves requests to the other.
+    pub fn shares_connections_with(&self, other: &Self) -> bool {
+        let made_how = |upstream: &Self| (upstream.tls, upstream.port, upstream.connect_timeout, upstream.http2);
+        made_how(self) == made_how(other) && self.host == other.host && self.verify == other.verify
     }
 }
 

@@ -1,5 +1,7 @@
 //! Reads `providers`.
 
+use std::path::Path;
+
 use cooldown_pacer::Limit;
 
 use super::fault::Report;
@@ -7,19 +9,19 @@ use super::field::{Field, Fields, Named};
 use super::model::{HostHeader, KeyField, Keys, Provider, ProviderKind, Upstream};
 use super::preset::{self, Preset};
 use super::secret::Secret;
-use super::{limits, models, routes, url};
+use super::{limits, models, routes, upstream_tls, url};
 use crate::provider::{Charge, OutputReservation};
 
 /// What stands in place of a key when the caller's own is to be used.
 const CALLERS_OWN: &str = "client";
 
 /// Reads `providers`.
-pub(super) fn providers(file: &mut Fields<'_>, report: &mut Report) -> Vec<Provider> {
+pub(super) fn providers(file: &mut Fields<'_>, folder: &Path, report: &mut Report) -> Vec<Provider> {
     let entries = file.take("providers").map(|field| field.named(report)).unwrap_or_default();
-    entries.iter().filter_map(|entry| provider(entry, report)).collect()
+    entries.iter().filter_map(|entry| provider(entry, folder, report)).collect()
 }
 
-fn provider(entry: &Named<'_>, report: &mut Report) -> Option<Provider> {
+fn provider(entry: &Named<'_>, folder: &Path, report: &mut Report) -> Option<Provider> {
     let name = checked_name(entry, report);
     let shown = entry.name.escape_debug().to_string();
     let mut fields = entry.field.clone().fields(report)?;
@@ -36,6 +38,7 @@ fn provider(entry: &Named<'_>, report: &mut Report) -> Option<Provider> {
     let charge = charge(&mut fields, kind, report);
     let tokenizers = models::tokenizers(&mut fields, report);
     let timeouts = routes::timeouts(&mut fields, report);
+    let connections = upstream_tls::connections(&mut fields, folder, report);
     let per_second = fields.take("rate_limit").and_then(|field| limits::per_second(&field, report));
     let mut limits = fields.take("limits").map(|field| limits::general(field, report)).unwrap_or_default();
     limits.all.splice(0..0, per_second.map(Limit::Rate));
@@ -44,6 +47,7 @@ fn provider(entry: &Named<'_>, report: &mut Report) -> Option<Provider> {
 
     let Endpoint { mut upstream, unified_base } = endpoint?;
     timeouts.apply(&mut upstream);
+    connections.apply(&mut upstream, report);
     Some(Provider {
         name: name?,
         kind,

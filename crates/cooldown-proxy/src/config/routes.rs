@@ -1,20 +1,21 @@
 //! Reads `routes`, `rate_limits` and `default_rate_limit`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::fault::Report;
 use super::field::{Field, Fields, Named};
 use super::model::{DomainLimits, HostHeader, Limits, ProviderKind, Route, Upstream};
-use super::{host, limits, preset, url};
+use super::{host, limits, preset, upstream_tls, url};
 
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// Reads `routes`.
-pub(super) fn routes(file: &mut Fields<'_>, report: &mut Report) -> Vec<Route> {
+pub(super) fn routes(file: &mut Fields<'_>, folder: &Path, report: &mut Report) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
     for entry in file.take("routes").map(|field| field.named(report)).unwrap_or_default() {
-        let Some(route) = route(&entry, report) else { continue };
+        let Some(route) = route(&entry, folder, report) else { continue };
         match routes.iter().find(|earlier| earlier.rule == route.rule) {
             Some(earlier) => {
                 let message = format!("route `{}` matches the same requests as `{}`", route.name, earlier.name);
@@ -26,7 +27,7 @@ pub(super) fn routes(file: &mut Fields<'_>, report: &mut Report) -> Vec<Route> {
     routes
 }
 
-fn route(entry: &Named<'_>, report: &mut Report) -> Option<Route> {
+fn route(entry: &Named<'_>, folder: &Path, report: &mut Report) -> Option<Route> {
     let rule = host::route_key(entry.name.trim())
         .map_err(|why| report.fault(entry.at, format!("route `{}`: {why}", entry.name.escape_debug()), why.hint()));
     let name = entry.name.trim().to_owned();
@@ -55,10 +56,12 @@ fn route(entry: &Named<'_>, report: &mut Report) -> Option<Route> {
     let headers = [("client", HostHeader::Client), ("upstream", HostHeader::Upstream)];
     let host_header = fields.take("host_header").and_then(|field| field.choice(&headers, report));
     let timeouts = timeouts(&mut fields, report);
+    let connections = upstream_tls::connections(&mut fields, folder, report);
     fields.close(report);
     let mut upstream = upstream?;
     upstream.host_header = host_header.unwrap_or(upstream.host_header);
     timeouts.apply(&mut upstream);
+    connections.apply(&mut upstream, report);
     Some(Route { name, rule: rule.ok()?, upstream, provider: provider.unwrap_or(ProviderKind::Generic), limits })
 }
 

@@ -19,9 +19,15 @@ mod tests {
 
     /// Every section and every field whose value is a section, so that all of their fields are asked for.
     const WHOLE: &str = r#"
-server: {host: localhost, port: 0}
+server: {host: localhost, port: 0, tls: {cert: tests/tls/cert.pem, key: tests/tls/key.pem}}
 routes:
-  r: {upstream: "http://a", limits: {requests: 1/s, concurrency: 1, shared: false}, provider: generic, host_header: client}
+  r:
+    upstream: "https://a"
+    limits: {requests: 1/s, concurrency: 1, shared: false}
+    provider: generic
+    host_header: client
+    http2: auto
+    tls: {ca: tests/tls/cert.pem, cert: tests/tls/cert.pem, key: tests/tls/key.pem, server_name: b}
 rate_limits: [{domain: d, requests_per_second: 1, burst: 1, limits: {requests: 1/s}, per: host, shared: true}]
 default_rate_limit: {requests_per_second: 2, burst: 1, limits: {requests: 1/s}, shared: true}
 providers:
@@ -29,6 +35,7 @@ providers:
     api_key: k
     endpoint: "http://a"
     provider: generic
+    http2: prior_knowledge
     key_field: x-api-key
     models: [m]
     model_aliases: {a: m}
@@ -47,7 +54,7 @@ log: {level: info, format: text, access: true}
 "#;
 
     /// Fields that are only known in order to say that a later version will have them.
-    const UNSUPPORTED: [&str; 2] = ["tls", "state"];
+    const UNSUPPORTED: [&str; 1] = ["state"];
 
     fn whole_schema() -> Value {
         serde_json::from_str(schema()).expect("the schema is JSON")

@@ -387,6 +387,21 @@ fn a_fault_behind_a_valid_start_is_told(#[case] text: &str, #[case] expected: &s
 )]
 #[case("a: {upstream: \"http://a\", timeout: 0}", "`routes.a.timeout`: a duration from 1ms to 1d is expected")]
 #[case("A: http://a\n  a: http://b", "route `a` matches the same requests as `A`")]
+#[case(
+    "a: {upstream: \"https://a\", http2: prior_knowledge}",
+    "`routes.a.http2`: over TLS both sides agree on the version by themselves"
+)]
+#[case("a: {upstream: \"http://a\", tls: {server_name: b}}", "`routes.a.tls`: the upstream is spoken to in the clear")]
+#[case(
+    "a: {upstream: \"https://a\", tls: {ca: nowhere.pem}}",
+    "`routes.a.tls.ca`: the file cannot be read: No such file or directory (os error 2)"
+)]
+#[case("a: {upstream: \"https://a\", tls: {cert: tests/tls/cert.pem}}", "`routes.a.tls`: key is required")]
+#[case(
+    "a: {upstream: \"https://a\", tls: {server_name: \"a b\"}}",
+    "`routes.a.tls.server_name`: this is no name that a certificate can carry"
+)]
+#[case("a: {upstream: \"https://a\", tls: {insecure: true}}", "unknown field `insecure` in `routes.a.tls`")]
 fn a_faulty_route_is_told(#[case] route: &str, #[case] expected: &str) {
     assert_eq!(messages(&format!("server: {{host: localhost, port: 1}}\nroutes:\n  {route}\n")), [expected]);
 }
@@ -401,7 +416,27 @@ fn a_faulty_route_is_told(#[case] route: &str, #[case] expected: &str) {
     "host: localhost, port: 1, drain_timeout: 10M",
     "`server.drain_timeout`: this is no duration: `M` can mean minutes or months"
 )]
-#[case("host: localhost, port: 1, tls: {cert: a, key: b}", "`server.tls` is not supported by this version")]
+#[case("host: localhost, port: 1, tls: {key: b}", "`server.tls`: cert is required")]
+#[case(
+    "host: localhost, port: 1, tls: {cert: nowhere.pem, key: tests/tls/key.pem}",
+    "`server.tls.cert`: the file cannot be read: No such file or directory (os error 2)"
+)]
+#[case(
+    "host: localhost, port: 1, tls: {cert: tests/tls, key: tests/tls/key.pem}",
+    "`server.tls.cert`: the file cannot be read: it is no file"
+)]
+#[case(
+    "host: localhost, port: 1, tls: {cert: tests/tls/key.pem, key: tests/tls/key.pem}",
+    "`server.tls.cert`: the file holds no certificate in PEM"
+)]
+#[case(
+    "host: localhost, port: 1, tls: {cert: tests/tls/cert.pem, key: tests/tls/cert.pem}",
+    "`server.tls.key`: the file holds no private key in PEM"
+)]
+#[case(
+    "host: localhost, port: 1, tls: {cert: tests/tls/cert.pem, key: tests/tls/other-key.pem}",
+    "`server.tls.key`: the key does not belong to the certificate"
+)]
 fn a_faulty_server_is_told(#[case] server: &str, #[case] expected: &str) {
     assert_eq!(messages(&format!("server: {{{server}}}\nroutes: {{a: \"http://a\"}}\n")), [expected]);
 }

@@ -111,7 +111,9 @@ impl Call {
             true => Some(Tls::with_system_roots().context("TLS cannot be set up")?),
             false => None,
         };
-        Endpoint::new(&self.upstream, tls.as_ref()).context("a certificate cannot carry that host name")
+        let endpoint = Endpoint::new(&self.upstream, tls.as_ref()).context("TLS cannot be spoken there")?;
+        // A client has a connection of its own.
+        Ok(endpoint.http1_only())
     }
 
     /// The request of one client, by its number.

@@ -28,12 +28,12 @@ use smallvec::SmallVec;
 pub use clock::Clock;
 pub use keys::{Credential, Keys, Label};
 pub use line::{Admission, Line, Outcome, Permit, Place};
-pub use shared::{Reach, Standing};
 pub use succession::{Asked, Concern, Wanted};
 
 use crate::config::{Config, ModelGlob};
 use crate::proxy::route::HostTable;
 use crate::telemetry::Metrics;
+use crate::telemetry::snapshot::SharedView;
 use alarm::AlarmThread;
 use carried::{Carried, Owner};
 use keys::Pools;
@@ -178,8 +178,8 @@ impl Pacing {
     }
 
     /// How it stands with the limits that other instances use too; `None` where none are.
-    pub fn shared(&self) -> Option<Standing> {
-        self.sharing.as_ref().map(|sharing| sharing.standing())
+    pub fn shared(&self) -> Option<SharedView> {
+        self.sharing.as_ref().map(|sharing| sharing.view())
     }
 
     /// The proxy ends: gives back what it holds of limits that other instances use too. Takes part of a second at most.

@@ -219,7 +219,7 @@ impl Arrival {
 
     /// In which words its caller expects to be answered.
     pub(super) fn speech(&self) -> Speech {
-        Speech::of(self.head.uri.path())
+        Speech::of(&self.head)
     }
 
     /// Whether an attempt has sent it to its end, as far as that is known.

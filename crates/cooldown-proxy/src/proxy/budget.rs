@@ -14,6 +14,9 @@ const TIMEOUTS: [HeaderName; 3] = [
     HeaderName::from_static("x-server-timeout"),
 ];
 
+/// In which callers of gRPC tell the same: up to eight digits and a unit.
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
 /// A client that says it waits longer than this says nothing.
 const LONGEST_TIMEOUT: f64 = 7.0 * 24.0 * 3600.0;
 
@@ -22,6 +25,8 @@ const LONGEST_TIMEOUT: f64 = 7.0 * 24.0 * 3600.0;
 pub(super) fn wait_budget(headers: &HeaderMap, max_wait: Duration) -> Duration {
     let preferred = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok()).find_map(preferred_wait);
     let patience = TIMEOUTS.iter().filter_map(|name| headers.get(name)?.to_str().ok()).find_map(timeout);
+    let of_grpc = headers.get(GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.to_str().ok()?));
+    let patience = patience.or(of_grpc);
     [preferred, patience.map(less_margin)].into_iter().flatten().fold(max_wait, Duration::min)
 }
 
@@ -53,6 +58,21 @@ fn preferred_wait(value: &str) -> Option<Duration> {
 fn timeout(value: &str) -> Option<Duration> {
     let seconds: f64 = value.trim().parse().ok()?;
     (seconds > 0.0 && seconds <= LONGEST_TIMEOUT).then(|| Duration::from_secs_f64(seconds))
+}
+
+fn grpc_timeout(value: &str) -> Option<Duration> {
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let unit = match unit {
+        "H" => Duration::from_secs(3600),
+        "M" => Duration::from_secs(60),
+        "S" => Duration::from_secs(1),
+        "m" => Duration::from_millis(1),
+        "u" => Duration::from_micros(1),
+        "n" => Duration::from_nanos(1),
+        _ => return None,
+    };
+    let is_valid = (1..=8).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit());
+    is_valid.then(|| unit.saturating_mul(digits.parse().unwrap_or(u32::MAX)))
 }
 
 /// A tenth, at least half a second, but never more than half.
@@ -91,6 +111,12 @@ mod tests {
             (&[("x-stainless-timeout", "NaN")], 300_000),
             (&[("x-stainless-timeout", "-3")], 300_000),
             (&[("x-stainless-timeout", "1e300")], 300_000),
+            (&[("grpc-timeout", "20S")], 18_000),
+            (&[("grpc-timeout", "1500m"), ("prefer", "wait=3")], 1_000),
+            (&[("grpc-timeout", "99999999H")], 300_000),
+            (&[("grpc-timeout", "123456789S")], 300_000),
+            (&[("grpc-timeout", "S")], 300_000),
+            (&[("grpc-timeout", "10")], 300_000),
             (&[("x-stainless-timeout", "20"), ("prefer", "wait=3")], 3_000),
         ] {
             assert_eq!(wait_budget(&headers(fields), max), Duration::from_millis(millis), "{fields:?}");

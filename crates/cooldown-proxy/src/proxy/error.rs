@@ -8,6 +8,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
+use super::grpc;
 pub use super::speech::Speech;
 use crate::upstream::ConnectError;
 
@@ -65,6 +66,9 @@ pub enum ProxyError {
     /// The connection to the upstream broke before a response.
     #[error("The upstream closed the connection without a response.")]
     Broken,
+    /// The upstream said that it has not looked at the request.
+    #[error("The upstream does not accept the request at present.")]
+    NotAccepted,
     /// What the upstream sent is no HTTP.
     #[error("The upstream's response is not valid HTTP.")]
     UpstreamProtocol,
@@ -90,7 +94,9 @@ impl ProxyError {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Refused(_) | Self::TooManyBodies => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Unreachable(_) | Self::Broken | Self::UpstreamProtocol | Self::Untold(_) => StatusCode::BAD_GATEWAY,
+            Self::Unreachable(_) | Self::Broken | Self::NotAccepted | Self::UpstreamProtocol | Self::Untold(_) => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -107,7 +113,7 @@ impl ProxyError {
             Self::Refused(Refusal { why: Why::LineFull, .. }) | Self::TooManyBodies => "queue_full",
             Self::Refused(Refusal { why: Why::WaitTooLong, .. }) => "wait_too_long",
             Self::Internal(_) => "internal",
-            Self::Unreachable(_) | Self::Broken => "upstream_unreachable",
+            Self::Unreachable(_) | Self::Broken | Self::NotAccepted => "upstream_unreachable",
             Self::UpstreamProtocol | Self::Untold(_) => "upstream_protocol_error",
             Self::ShuttingDown => "shutting_down",
             Self::UpstreamTimeout(_) => "upstream_timeout",
@@ -131,7 +137,12 @@ impl ProxyError {
     pub(super) fn is_upstream(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable(_) | Self::Broken | Self::UpstreamProtocol | Self::Untold(_) | Self::UpstreamTimeout(_)
+            Self::Unreachable(_)
+                | Self::Broken
+                | Self::NotAccepted
+                | Self::UpstreamProtocol
+                | Self::Untold(_)
+                | Self::UpstreamTimeout(_)
         )
     }
 
@@ -155,11 +166,12 @@ impl ProxyError {
 
     /// The response, in the caller's words. `random` spreads the times at which refused clients return.
     pub fn into_response(self, random: u64, speech: Speech) -> Response<ResponseBody> {
-        let body = Bytes::from(speech.error(&self).to_string());
-        let mut response = Response::new(ResponseBody::Whole(Some(body)));
-        *response.status_mut() = self.status();
+        let after = self.retry_after(random);
+        let mut response = match speech {
+            Speech::Grpc => grpc::response(&self, after.map(|after| after.as_millis() as u64)),
+            _ => self.json_response(speech),
+        };
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(SOURCE, HeaderValue::from_static("proxy"));
         if self.closes_connection() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -171,12 +183,20 @@ impl ProxyError {
         if matches!(self, Self::Unauthorized) {
             headers.insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(after) = self.retry_after(random) {
+        if let Some(after) = after {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000) as u64));
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(after.as_millis() as u64));
             let retry = if after <= LONGEST_RETRY { "true" } else { "false" };
             headers.insert(SHOULD_RETRY, HeaderValue::from_static(retry));
         }
+        response
+    }
+
+    fn json_response(&self, speech: Speech) -> Response<ResponseBody> {
+        let body = Bytes::from(speech.error(self).to_string());
+        let mut response = Response::new(ResponseBody::Whole(Some(body)));
+        *response.status_mut() = self.status();
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }
 }
@@ -233,6 +253,7 @@ mod tests {
             (ProxyError::Internal(7), 500, "internal"),
             (ProxyError::Unreachable(refused_connection), 502, "upstream_unreachable"),
             (ProxyError::Broken, 502, "upstream_unreachable"),
+            (ProxyError::NotAccepted, 502, "upstream_unreachable"),
             (ProxyError::UpstreamProtocol, 502, "upstream_protocol_error"),
             (ProxyError::ShuttingDown, 503, "shutting_down"),
             (ProxyError::UpstreamTimeout(second), 504, "upstream_timeout"),

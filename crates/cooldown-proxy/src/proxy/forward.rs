@@ -100,7 +100,8 @@ async fn attempt(
     record: &mut Record,
 ) -> Result<Verdict, ProxyError> {
     journey.takes(leg);
-    let (route, pool) = (&worker.site.routes[journey.route()], worker.pool(journey.route()));
+    let route = &worker.site.routes[journey.route()];
+    let pool = worker.pool(journey.route()).of(arrival.upgrade.is_some());
     record.takes(route);
     let mut turn = match pace(worker, leg, journey, arrival, record).await {
         Ok(Some(turn)) => turn,
@@ -132,7 +133,7 @@ async fn pace(
     arrival: &mut Arrival,
     record: &mut Record,
 ) -> Result<Option<Turn>, ProxyError> {
-    let pool = worker.pool(journey.route());
+    let pool = worker.pool(journey.route()).of(arrival.upgrade.is_some());
     // The connection first: what counts for the limits is the write, which then follows the permit at once.
     let lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
     match leg.line.admit(leg.ask(arrival), journey.ways.are_several(), leg.configuration) {
@@ -205,11 +206,13 @@ async fn send(
             }
             Err(ExchangeError::Unsent(unsent)) => {
                 turn.permit.unsent();
-                turn.lease = Box::pin(pool.fresh()).await.map_err(ProxyError::Unreachable)?;
+                turn.lease = Box::pin(pool.another()).await.map_err(ProxyError::Unreachable)?;
                 turn.late = true;
                 request = unsent;
             }
             Err(ExchangeError::Timeout) => return Err(ProxyError::UpstreamTimeout(timeout)),
+            Err(ExchangeError::NotAccepted) => return Err(ProxyError::NotAccepted),
+            Err(ExchangeError::BodyBroken) => return Err(ProxyError::InvalidRequest("its body ended early")),
             Err(ExchangeError::Failed(error)) => {
                 tracing::debug!(route = &*route.name, %error, "the exchange with the upstream failed");
                 return Err(failure(&error));
@@ -223,12 +226,13 @@ fn finished(worker: &Worker, journey: &Journey, mut answer: Box<Answer>, arrival
     let route = &worker.site.routes[journey.route()];
     answer.upgrade = arrival.upgrade.take();
     answer.unread = Unread::of(&arrival.body, &arrival.head.headers).filter(|unread| !unread.is_empty());
+    let version = answer.response.version();
     let headers = answer.response.headers_mut();
     answer.protocol = answer.upgrade.as_ref().and_then(|_| headers.remove(UPGRADE));
     if answer.meter.as_ref().is_some_and(|meter| meter.hides()) {
         headers.remove(http::header::CONTENT_LENGTH);
     }
-    headers::to_client(headers, &route.name_value, journey.waited, journey.attempts);
+    headers::to_client(headers, version, &route.name_value, journey.waited, journey.attempts);
     answer
 }
 

@@ -79,11 +79,19 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, noted: &Noted, upgrade: bool)
 pub(super) fn tell_way(headers: &mut HeaderMap, version: Version, peer: &Peer, host: HeaderValue) {
     headers.append(FORWARDED_FOR, peer.ip_value());
     headers.append(FORWARDED, peer.forwarded(&host));
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(FORWARDED_PROTO, peer.proto());
     // RFC 9110 §7.6.3: the protocol in which it was received.
-    let via = if version == Version::HTTP_10 { "1.0 cooldown" } else { "1.1 cooldown" };
-    headers.append(VIA, HeaderValue::from_static(via));
+    headers.append(VIA, via(version));
     headers.insert(FORWARDED_HOST, host);
+}
+
+/// `via` of a message that was received in this version.
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_2 => "2.0 cooldown",
+        Version::HTTP_10 => "1.0 cooldown",
+        _ => "1.1 cooldown",
+    })
 }
 
 /// Whether `connection` asks for another protocol (RFC 9110 §7.8).
@@ -92,10 +100,16 @@ pub(super) fn names_upgrade(headers: &HeaderMap) -> bool {
     values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
 }
 
-/// Turns an upstream's fields into those for the client.
-pub(super) fn to_client(headers: &mut HeaderMap, upstream: &HeaderValue, waited: Duration, attempts: u32) {
+/// Turns an upstream's fields into those for the client. `version` is what the upstream spoke.
+pub(super) fn to_client(
+    headers: &mut HeaderMap,
+    version: Version,
+    upstream: &HeaderValue,
+    waited: Duration,
+    attempts: u32,
+) {
     Noted::of_response(headers).remove_from(headers);
-    headers.append(VIA, HeaderValue::from_static("1.1 cooldown"));
+    headers.append(VIA, via(version));
     say_source(headers, "upstream");
     say_wait(headers, upstream, waited, attempts);
 }
@@ -127,7 +141,7 @@ impl Noted {
         for name in headers.keys() {
             match name.as_str() {
                 "authorization" | "x-api-key" | "api-key" | "x-goog-api-key" => noted.credentials = true,
-                "prefer" | "x-stainless-read-timeout" | "x-stainless-timeout" | "x-server-timeout" => {
+                "prefer" | "x-stainless-read-timeout" | "x-stainless-timeout" | "x-server-timeout" | "grpc-timeout" => {
                     noted.patience = true;
                 }
                 "priority" => noted.priority = true,
@@ -235,7 +249,7 @@ mod tests {
 
     fn sent(fields: &[(&'static str, &'static str)], upgrade: bool) -> HeaderMap {
         let mut headers = map(fields);
-        let peer = Peer::new(SocketAddr::from(([10, 0, 0, 1], 5555)));
+        let peer = Peer::new(SocketAddr::from(([10, 0, 0, 1], 5555)), false);
         let noted = Noted::of_request(&headers);
         to_upstream(&mut headers, &noted, upgrade);
         tell_way(&mut headers, Version::HTTP_11, &peer, HeaderValue::from_static("asked:80"));
@@ -317,7 +331,13 @@ mod tests {
             ("x-cooldown-source", "someone else"),
             ("retry-after", "3"),
         ]);
-        to_client(&mut headers, &HeaderValue::from_static("api"), Duration::from_micros(1_234_567), 2);
+        to_client(
+            &mut headers,
+            Version::HTTP_11,
+            &HeaderValue::from_static("api"),
+            Duration::from_micros(1_234_567),
+            2,
+        );
         let mut fields: Vec<(&str, &str)> =
             headers.iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
         fields.sort_unstable();
@@ -338,7 +358,7 @@ mod tests {
         for name in ["authorization", "x-api-key", "api-key", "x-goog-api-key"] {
             assert!(noted(name).credentials, "{name}");
         }
-        for name in ["prefer", "x-stainless-timeout", "x-stainless-read-timeout", "x-server-timeout"] {
+        for name in ["prefer", "x-stainless-timeout", "x-stainless-read-timeout", "x-server-timeout", "grpc-timeout"] {
             assert!(noted(name).patience, "{name}");
         }
         assert!(noted("priority").priority && noted("transfer-encoding").coding);

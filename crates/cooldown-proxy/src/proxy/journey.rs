@@ -107,6 +107,8 @@ impl Journey {
     ) -> Result<Verdict, ProxyError> {
         // A request that was not sent whole cannot have been taken.
         let is_unsent = matches!(error, ProxyError::Broken) && !arrival.was_sent();
+        // Nor can one that the upstream says it has not looked at.
+        let is_unsent = is_unsent || matches!(error, ProxyError::NotAccepted);
         if matches!(error, ProxyError::Unreachable(_)) {
             let site = &self.worker.site;
             let route = &site.routes[self.route];

@@ -14,17 +14,20 @@ pub struct Peer {
     forwarded: RefCell<Option<(HeaderValue, HeaderValue)>>,
     /// How many requests have begun.
     requests: Cell<u64>,
-    /// Whether one of them has not ended.
-    busy: Cell<bool>,
+    /// How many of them have not ended.
+    under_way: Cell<u32>,
+    /// What it speaks to us: `http` or `https`.
+    proto: &'static str,
 }
 
 impl Peer {
-    /// The client at this address.
-    pub fn new(address: SocketAddr) -> Self {
+    /// The client at this address; `secure` says that it is spoken to over TLS.
+    pub fn new(address: SocketAddr, secure: bool) -> Self {
         // An IPv4 client of a dual-stack listener is known by its IPv4 address.
         let ip = address.ip().to_canonical().to_string();
         let ip_value = HeaderValue::from_str(&ip).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        Self { ip, ip_value, forwarded: RefCell::new(None), requests: Cell::new(0), busy: Cell::new(false) }
+        let (forwarded, requests, under_way) = (RefCell::new(None), Cell::new(0), Cell::new(0));
+        Self { ip, ip_value, forwarded, requests, under_way, proto: if secure { "https" } else { "http" } }
     }
 
     /// Its address in text.
@@ -37,6 +40,11 @@ impl Peer {
         self.ip_value.clone()
     }
 
+    /// What it speaks to us, for `x-forwarded-proto`.
+    pub(super) fn proto(&self) -> HeaderValue {
+        HeaderValue::from_static(self.proto)
+    }
+
     /// How many requests have begun on the connection.
     pub fn requests(&self) -> u64 {
         self.requests.get()
@@ -44,16 +52,16 @@ impl Peer {
 
     /// Whether a request is under way on it.
     pub fn is_busy(&self) -> bool {
-        self.busy.get()
+        self.under_way.get() > 0
     }
 
     pub(super) fn begin(&self) {
         self.requests.set(self.requests.get() + 1);
-        self.busy.set(true);
+        self.under_way.set(self.under_way.get() + 1);
     }
 
     pub(super) fn end(&self) {
-        self.busy.set(false);
+        self.under_way.set(self.under_way.get() - 1);
     }
 
     /// `forwarded` for a request that asks for this host.
@@ -77,8 +85,8 @@ impl Peer {
             _ => self.ip.clone(),
         };
         let host = host.to_str().unwrap_or_default();
-        let text = format!("for={node};host=\"{host}\";proto=http");
-        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("proto=http"))
+        let text = format!("for={node};host=\"{host}\";proto={}", self.proto);
+        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("for=unknown"))
     }
 }
 
@@ -87,11 +95,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ipv6_client_is_quoted() {
-        let peer = Peer::new("[2001:db8::1]:1".parse().expect("an address"));
+    fn a_client_is_told_by_its_address_and_by_what_it_speaks() {
+        let peer = Peer::new("[2001:db8::1]:1".parse().expect("an address"), false);
         let value = peer.forwarded(&HeaderValue::from_static("a"));
         assert_eq!(value, "for=\"[2001:db8::1]\";host=\"a\";proto=http");
-        let mapped = Peer::new("[::ffff:1.2.3.4]:1".parse().expect("an address"));
+        let secure = Peer::new("1.2.3.4:1".parse().expect("an address"), true);
+        assert_eq!(secure.forwarded(&HeaderValue::from_static("a")), "for=1.2.3.4;host=\"a\";proto=https");
+        let mapped = Peer::new("[::ffff:1.2.3.4]:1".parse().expect("an address"), false);
         assert_eq!(mapped.ip(), "1.2.3.4");
     }
 }

@@ -209,6 +209,8 @@ mod tests {
             timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             host_header: HostHeader::Upstream,
+            http2: crate::config::model::Http2::Agreed,
+            verify: crate::config::UpstreamTls::default(),
         };
         let mut router = Router::default();
         router.insert_endpoint(&endpoint(true, "api.groq.com", 443), 1);

@@ -37,6 +37,7 @@ pub fn serve(
     let in_flight = worker.begin(peer);
     let mut record = begin_record(worker, &request);
     let (head, incoming) = request.into_parts();
+    let stranger = Speech::of_stranger(&head);
     let body = RequestBody::new(incoming, worker.site.idle_timeout, &worker.site.memory);
     // What follows a head that can be read in two ways is nobody's body.
     let unread = Unread::of(&body, &head.headers).filter(|_| !ambiguous);
@@ -47,6 +48,8 @@ pub fn serve(
     } else {
         unpanicked(worker, || Arrival::prepare(worker, peer, head, body, &mut record)).and_then(|prepared| prepared)
     };
+    // Errors are large, and few.
+    let prepared = prepared.map_err(|error| Box::new((error, stranger)));
     let worker = Rc::clone(worker);
     async move {
         let mut response = match prepared {
@@ -61,7 +64,10 @@ pub fn serve(
                     Err(error) => refuse(&worker, error, record, speech, unread),
                 }
             }
-            Err(error) => refuse(&worker, error, record, Speech::Chat, unread),
+            Err(refused) => {
+                let (error, stranger) = *refused;
+                refuse(&worker, error, record, stranger, unread)
+            }
         };
         if worker.is_draining() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -142,7 +148,10 @@ pub(super) fn refuse(
 pub(super) fn tell(worker: &Worker, error: &ProxyError, record: &Record) {
     let kind = match error {
         ProxyError::Refused(_) | ProxyError::TooManyBodies | ProxyError::Internal(_) => EventKind::Refused,
-        ProxyError::Broken | ProxyError::UpstreamProtocol | ProxyError::UpstreamTimeout(_) => EventKind::Unreachable,
+        ProxyError::Broken
+        | ProxyError::NotAccepted
+        | ProxyError::UpstreamProtocol
+        | ProxyError::UpstreamTimeout(_) => EventKind::Unreachable,
         _ => return,
     };
     let route = worker.site.routes.iter().find(|route| record.has_taken(route));

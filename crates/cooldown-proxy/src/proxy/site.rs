@@ -1,6 +1,5 @@
 //! What all workers share and none changes: routes, callers, limits. A reload makes another one.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,9 +73,6 @@ pub(super) struct Route {
     pub reach: Arc<Reach>,
     pub metrics: Arc<RouteMetrics>,
 }
-
-/// What a pool's connections have in common.
-type PoolName<'a> = (bool, &'a str, u16, Duration);
 
 /// Where a request's host or path leads.
 #[derive(Debug, Clone, Copy)]
@@ -166,7 +162,7 @@ impl Site {
 
     /// How the limits stand.
     pub fn limits(&self) -> LimitFigures {
-        LimitFigures { room: self.pacing.room(), cooldowns: self.pacing.cooldowns() }
+        LimitFigures { room: self.pacing.room(), cooldowns: self.pacing.cooldowns(), shared: self.pacing.shared() }
     }
 
     /// What a person calls the sender of a request.
@@ -201,20 +197,24 @@ impl Site {
     }
 
     /// A worker's pools by the index of the route; routes to one upstream share one. Pools that there are go on.
-    pub(super) fn pools<'a>(&'a self, before: &[(PoolName<'a>, Rc<Pool>)]) -> Vec<Rc<Pool>> {
-        let mut shared: HashMap<PoolName<'a>, Rc<Pool>> =
-            before.iter().map(|(name, pool)| (*name, Rc::clone(pool))).collect();
+    pub(super) fn pools<'a>(&'a self, before: &[(&'a Upstream, Rc<Pool>)]) -> Vec<Rc<Pool>> {
+        let mut shared = before.to_vec();
         let routes = self.routes.iter().zip(&self.endpoints);
         let pools = routes.map(|(route, endpoint)| {
-            let pool = shared.entry(route.pool_name()).or_insert_with(|| Rc::new(Pool::new(endpoint.clone())));
-            Rc::clone(pool)
+            let upstream = &route.upstream;
+            if let Some((_, pool)) = shared.iter().find(|(other, _)| other.shares_connections_with(upstream)) {
+                return Rc::clone(pool);
+            }
+            let pool = Rc::new(Pool::new(endpoint.clone()));
+            shared.push((upstream, Rc::clone(&pool)));
+            pool
         });
         pools.collect()
     }
 
     /// Its pools with what they have in common.
-    pub(super) fn with_pools(&self, pools: &[Rc<Pool>]) -> Vec<(PoolName<'_>, Rc<Pool>)> {
-        self.routes.iter().map(Route::pool_name).zip(pools.iter().cloned()).collect()
+    pub(super) fn with_pools(&self, pools: &[Rc<Pool>]) -> Vec<(&Upstream, Rc<Pool>)> {
+        self.routes.iter().map(|route| &route.upstream).zip(pools.iter().cloned()).collect()
     }
 }
 
@@ -256,8 +256,7 @@ fn endpoints(routes: &[Route]) -> anyhow::Result<Vec<Endpoint>> {
         false => None,
     };
     let endpoint = |route: &Route| {
-        Endpoint::new(&route.upstream, tls.as_ref())
-            .with_context(|| format!("`{}` is no host name that a certificate can carry", route.upstream.host))
+        Endpoint::new(&route.upstream, tls.as_ref()).with_context(|| format!("the upstream `{}`", route.upstream.host))
     };
     routes.iter().map(endpoint).collect()
 }
@@ -302,11 +301,6 @@ impl Route {
         if let (Some(api), Some(before)) = (&mut self.api, &before.api) {
             api.go_on_from(before);
         }
-    }
-
-    fn pool_name(&self) -> PoolName<'_> {
-        let Upstream { tls, host, port, connect_timeout, .. } = &self.upstream;
-        (*tls, host, *port, *connect_timeout)
     }
 
     /// Whether the upstream's own `host` is sent in place of the client's.

@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use http::request::Parts;
 use serde_json::{Value, json};
 
 use super::error::ProxyError;
+use super::grpc;
 
 /// The words of an API, as far as the proxy speaks them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,11 +19,22 @@ pub enum Speech {
     Messages,
     /// Google's.
     Google,
+    /// gRPC's, in fields.
+    Grpc,
 }
 
 impl Speech {
-    /// The words that a caller of this path expects.
-    pub(super) fn of(path: &str) -> Self {
+    /// The words that the sender of a request expects.
+    pub(super) fn of(head: &Parts) -> Self {
+        if grpc::is_call(head) { Self::Grpc } else { Self::of_path(head.uri.path()) }
+    }
+
+    /// The same while nothing is known of what it asks for.
+    pub(super) fn of_stranger(head: &Parts) -> Self {
+        if grpc::is_call(head) { Self::Grpc } else { Self::Chat }
+    }
+
+    fn of_path(path: &str) -> Self {
         if path.ends_with("/messages") {
             Self::Messages
         } else if path.ends_with("/responses") {
@@ -97,7 +110,7 @@ impl Speech {
                 });
                 format!("event: error\ndata: {flat}\n\n")
             }
-            Self::Chat | Self::Google => format!("data: {error}\n\n"),
+            Self::Chat | Self::Google | Self::Grpc => format!("data: {error}\n\n"),
         };
         Bytes::from(text)
     }
@@ -129,7 +142,7 @@ mod tests {
             ("/gemini/v1beta/models/gemini-2.5-pro:generateContent", Speech::Google),
             ("/", Speech::Chat),
         ] {
-            assert_eq!(Speech::of(path), speech, "{path}");
+            assert_eq!(Speech::of_path(path), speech, "{path}");
         }
         let error = Speech::Google.error(&ProxyError::ShuttingDown);
         assert_eq!((&error["error"]["code"], &error["error"]["status"]), (&json!(503), &json!("UNAVAILABLE")));

@@ -13,7 +13,7 @@ use super::forward::Answer;
 use super::record::Record;
 use super::worker::InFlight;
 use crate::pacing::Permit;
-use crate::upstream::Stream;
+use crate::stream::Stream;
 
 /// Passes the switch on to the client and starts the tunnel, which holds the request's permit until its end.
 ///

@@ -1,6 +1,7 @@
 //! One client's connection.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -8,26 +9,46 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::first::{self, Protocol};
+use super::streams::{BrokenOff, MOST_STREAMS, OnThisThread};
+use super::tls::Tls;
 use super::watch::Watched;
 use super::worker::Connections;
 use crate::proxy::{self, Current, Peer};
+use crate::stream::Stream;
 
 /// The longest request head, and how much of a body is read at once, in bytes.
 const READ_BUFFER: usize = 128 * 1024;
 /// The longest request head, in bytes.
 const LONGEST_HEAD: usize = 64 * 1024;
 
+/// How much may be on its way to us in one stream before it is read, in bytes. A request that waits holds so much of its
+/// body.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// How much of a response one stream may hold that its client has not made room for, in bytes.
+const STREAM_BUFFER: usize = 64 * 1024;
+
 /// How connections are served.
 #[derive(Debug, Clone)]
-pub(super) struct Http {
-    builder: http1::Builder,
+pub struct Http {
+    http1: http1::Builder,
+    http2: http2::Builder<OnThisThread>,
+    /// `None` where clients speak in the clear.
+    tls: Option<Tls>,
     header_timeout: Duration,
+}
+
+/// A client, and what its requests need.
+struct Client {
+    current: Rc<Current>,
+    connections: Rc<Connections>,
+    peer: Rc<Peer>,
 }
 
 /// Cuts a client that is slow with its head, or has nothing more to say.
@@ -44,37 +65,80 @@ struct HeadTimeout {
 }
 
 impl Http {
-    /// `header_timeout` bounds the time for a head, and the time between two requests.
-    pub(super) fn new(header_timeout: Duration) -> Self {
-        let mut builder = http1::Builder::new();
-        builder
+    /// `header_timeout` bounds the time for a handshake, for a head, and the time between two requests.
+    pub fn new(header_timeout: Duration, tls: Option<Tls>) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
             .header_read_timeout(None)
             .max_buf_size(READ_BUFFER)
             .max_header_size(LONGEST_HEAD)
             // A client that has gone must leave the line: an end of its stream means that it has.
             .half_close(false);
-        Self { builder, header_timeout }
+        let mut http2 = http2::Builder::new(OnThisThread);
+        http2
+            .max_concurrent_streams(MOST_STREAMS)
+            .max_header_list_size(LONGEST_HEAD as u32)
+            .initial_stream_window_size(STREAM_WINDOW)
+            // No stream whose body is not read yet may stand in the way of another one's.
+            .initial_connection_window_size(MOST_STREAMS * STREAM_WINDOW)
+            .max_send_buf_size(STREAM_BUFFER)
+            .enable_connect_protocol();
+        Self { http1, http2, tls, header_timeout }
     }
 
     /// Serves a connection until one side closes it.
-    pub(super) async fn serve(
+    ///
+    /// What few connections take, or only once, is boxed, and what is known before there is a future is not part of it: what
+    /// stays is small.
+    pub(super) fn serve(
         &self,
         current: Rc<Current>,
         connections: Rc<Connections>,
         stream: TcpStream,
         address: SocketAddr,
-    ) {
-        let _open = connections.opened();
-        let (stream, ambiguous) = Watched::new(stream);
-        let peer = Rc::new(Peer::new(address));
+    ) -> impl Future<Output = ()> {
+        let peer = Rc::new(Peer::new(address, self.tls.is_some()));
+        let open = Rc::clone(&connections).opened();
+        let begun = Box::pin(self.begin(Client { current, connections, peer }, stream));
+        async move {
+            let Some((client, stream, protocol, timeout)) = begun.await else { return };
+            match protocol {
+                Protocol::Http1 => self.serve_http1(client, stream, timeout).await,
+                Protocol::Http2 => Box::pin(self.serve_http2(client, stream, timeout)).await,
+            }
+            drop(open);
+        }
+    }
+
+    /// Shakes hands where TLS is spoken, and sees what follows; `None` if the client does not come so far in time.
+    async fn begin(&self, client: Client, stream: TcpStream) -> Option<(Client, Stream, Protocol, HeadTimeout)> {
+        let mut timeout = HeadTimeout::new(self.header_timeout);
+        let begun = match &self.tls {
+            None => timeout.bound(first::protocol(stream)).await?,
+            Some(tls) => {
+                let begun = timeout.bound(secured(tls, stream)).await?;
+                // A first head has its own time.
+                timeout = HeadTimeout::new(self.header_timeout);
+                begun
+            }
+        };
+        let told = |error: &io::Error| {
+            tracing::debug!(%error, client = client.peer.ip(), "a client's connection did not begin");
+        };
+        let (stream, protocol) = begun.inspect_err(told).ok()?;
+        Some((client, stream, protocol, timeout))
+    }
+
+    async fn serve_http1(&self, client: Client, stream: Stream, mut timeout: HeadTimeout) {
+        let Client { current, connections, peer } = client;
         let of_requests = Rc::clone(&peer);
+        let (stream, ambiguous) = Watched::new(stream);
         let service = service_fn(move |request| {
             current.with(|worker| proxy::serve(worker, &of_requests, ambiguous.load(Relaxed), request))
         });
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let mut connection = pin!(self.http1.serve_connection(TokioIo::new(stream), service).with_upgrades());
         let mut closing = pin!(connections.closing());
         let (mut listens, mut told) = (false, false);
-        let mut timeout = HeadTimeout::new(self.header_timeout);
         let served = std::future::poll_fn(|cx| {
             // Once it listens, the task is woken when connections shall close; until then there is nothing to ask.
             if !told && (!listens || connections.is_closing()) {
@@ -88,15 +152,75 @@ impl Http {
                 served => served,
             }
         });
-        if let Err(error) = served.await {
-            tracing::debug!(%error, client = %address.ip(), "a client's connection broke off");
-        }
+        tell(&peer, served.await);
     }
+
+    async fn serve_http2(&self, client: Client, stream: Stream, mut timeout: HeadTimeout) {
+        let Client { current, connections, peer } = client;
+        let (of_requests, broken_off) = (Rc::clone(&peer), BrokenOff::default());
+        let counted = broken_off.clone();
+        let service = service_fn(move |request| {
+            let unanswered = counted.begin();
+            let answered = current.with(|worker| proxy::serve_stream(worker, &of_requests, request));
+            async move { answered.await.inspect(|_| unanswered.answered()) }
+        });
+        let mut connection = pin!(self.http2.serve_connection(TokioIo::new(stream), service));
+        let mut closing = pin!(connections.closing());
+        let mut told = false;
+        let served = std::future::poll_fn(|cx| {
+            if !told && (connections.is_closing() || closing.as_mut().poll(cx).is_ready()) {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            if broken_off.is_too_often() {
+                tracing::info!(client = peer.ip(), "a client that breaks off all that it asks for is cut");
+                return Poll::Ready(Ok(()));
+            }
+            loop {
+                match connection.as_mut().poll(cx) {
+                    Poll::Pending if timeout.poll(&peer, cx).is_pending() => return Poll::Pending,
+                    // It may be asking for something just now: it is told which of its requests will not be looked at.
+                    Poll::Pending if !told => {
+                        told = true;
+                        connection.as_mut().graceful_shutdown();
+                        timeout = HeadTimeout::new(self.header_timeout);
+                    }
+                    Poll::Pending => return Poll::Ready(Ok(())),
+                    served => return served,
+                }
+            }
+        });
+        tell(&peer, served.await);
+    }
+}
+
+/// Tells how a connection ended, if that was not in order.
+fn tell(peer: &Peer, served: hyper::Result<()>) {
+    if let Err(error) = served {
+        tracing::debug!(%error, client = peer.ip(), "a client's connection broke off");
+    }
+}
+
+/// Shakes hands, and sees what both have agreed on.
+async fn secured(tls: &Tls, stream: TcpStream) -> io::Result<(Stream, Protocol)> {
+    let stream = tls.accept(stream).await?;
+    let protocol = if stream.is_http2_agreed() { Protocol::Http2 } else { Protocol::Http1 };
+    Ok((stream, protocol))
 }
 
 impl HeadTimeout {
     fn new(limit: Duration) -> Self {
         Self { limit, timer: Box::pin(sleep(limit)), seen: 0 }
+    }
+
+    /// The outcome of a step that comes before the first head; `None` if it takes too long.
+    async fn bound<R>(&mut self, step: impl Future<Output = R>) -> Option<R> {
+        let mut step = pin!(step);
+        std::future::poll_fn(|cx| match step.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending => self.timer.as_mut().poll(cx).map(|()| None),
+        })
+        .await
     }
 
     /// Ready when the connection has waited for a request for too long.
@@ -144,7 +268,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_never_sends_a_head_is_cut_in_time() {
-        let peer = Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let peer = Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)), false);
         let mut timeout = HeadTimeout::new(Duration::from_secs(10));
         let began = Instant::now();
         poll_fn(|cx| timeout.poll(&peer, cx)).await;

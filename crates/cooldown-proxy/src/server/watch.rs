@@ -12,9 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
-use crate::gather::poll_write_pieces;
+use crate::stream::Stream;
 
 /// Of a line that arrives in pieces, this much is kept: enough for the names and lengths that matter.
 const KEPT: usize = 64;
@@ -22,7 +21,7 @@ const KEPT: usize = 64;
 /// A client's stream, watched.
 #[derive(Debug)]
 pub(super) struct Watched {
-    stream: TcpStream,
+    stream: Stream,
     scanner: Scanner,
     ambiguous: Arc<AtomicBool>,
 }
@@ -64,7 +63,7 @@ struct Head {
 
 impl Watched {
     /// Watches a stream. The flag is set for good once a length was stated more than once.
-    pub(super) fn new(stream: TcpStream) -> (Self, Arc<AtomicBool>) {
+    pub(super) fn new(stream: Stream) -> (Self, Arc<AtomicBool>) {
         let ambiguous = Arc::new(AtomicBool::new(false));
         let watched = Self { stream, scanner: Scanner::default(), ambiguous: Arc::clone(&ambiguous) };
         (watched, ambiguous)
@@ -207,7 +206,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        poll_write_pieces(Pin::new(&mut self.stream), cx, bufs)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -52,7 +52,7 @@ pub(super) struct Connections {
 
 /// Counts a connection as open.
 #[derive(Debug)]
-pub(super) struct Open<'a>(&'a Connections);
+pub(super) struct Open(Rc<Connections>);
 
 impl WorkerThread {
     /// Starts a worker on these listeners. It goes by the latest of `sites`.
@@ -63,7 +63,7 @@ impl WorkerThread {
         index: usize,
         listeners: Vec<TcpListener>,
         mut sites: watch::Receiver<Arc<Site>>,
-        header_timeout: Duration,
+        http: Http,
         phase: watch::Receiver<Phase>,
     ) -> io::Result<Self> {
         let (end, ended) = oneshot::channel();
@@ -71,7 +71,7 @@ impl WorkerThread {
             let served = runtime().and_then(|runtime| {
                 let first = Arc::clone(&sites.borrow_and_update());
                 let current = Rc::new(Current::new(first));
-                let served = runtime.block_on(serve(current, sites, listeners, Http::new(header_timeout), phase));
+                let served = runtime.block_on(serve(current, sites, listeners, http, phase));
                 // What is still open after the deadline ends with its tasks.
                 runtime.shutdown_background();
                 served
@@ -155,7 +155,7 @@ async fn accept(current: Rc<Current>, connections: Rc<Connections>, http: Rc<Htt
 }
 
 impl Connections {
-    pub(super) fn opened(&self) -> Open<'_> {
+    pub(super) fn opened(self: Rc<Self>) -> Open {
         self.open.set(self.open.get() + 1);
         Open(self)
     }
@@ -182,7 +182,7 @@ impl Connections {
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for Open {
     fn drop(&mut self) {
         let left = self.0.open.get() - 1;
         self.0.open.set(left);

@@ -1,32 +1,40 @@
 //! Making a connection: name, TCP, TLS, under one time-out.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::{InvalidDnsNameError, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use http::uri::Scheme;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
 
-use super::stream::Stream;
-use crate::config::model;
+use super::connection::Connection;
+use super::multiplexed::Multiplexed;
+use super::tls::{Secured, Tls, TlsError};
+use crate::config::model::{Http2, Upstream};
+use crate::stream::Stream;
 
 /// Where an upstream is and how it is reached.
 #[derive(Clone)]
 pub struct Endpoint {
     host: String,
     port: u16,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<Secured>,
+    http2: Http2,
     timeout: Duration,
 }
 
-/// What all TLS connections share: the roots that are trusted, and sessions to resume.
-#[derive(Clone)]
-pub struct Tls(Arc<ClientConfig>);
+/// A connection that was just made.
+#[derive(Debug)]
+pub(super) enum Opened {
+    /// It carries one request at a time.
+    Http1(Box<Connection>),
+    /// It carries many.
+    Http2(Multiplexed),
+}
 
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -45,31 +53,10 @@ pub enum ConnectError {
     Timeout(Duration),
 }
 
-impl Tls {
-    /// Trusts what the system trusts, or Mozilla's list where the system has none.
-    ///
-    /// # Errors
-    /// When the TLS library refuses its own defaults.
-    pub fn with_system_roots() -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        let native = rustls_native_certs::load_native_certs();
-        for error in &native.errors {
-            tracing::warn!(%error, "a system root certificate cannot be read");
-        }
-        roots.add_parsable_certificates(native.certs);
-        if roots.is_empty() {
-            tracing::warn!("the system has no root certificates; Mozilla's are used");
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        }
-        Self::with_roots(roots)
-    }
-
-    fn with_roots(roots: RootCertStore) -> Result<Self, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(Arc::new(config)))
+impl ConnectError {
+    /// A connection ended before anything was sent on it.
+    pub(super) fn gone() -> Self {
+        Self::Refused(Arc::new(io::ErrorKind::ConnectionAborted.into()))
     }
 }
 
@@ -77,30 +64,64 @@ impl Endpoint {
     /// The endpoint of a configured upstream; `tls` is used if it speaks TLS.
     ///
     /// # Errors
-    /// When its host is no name that a certificate can carry.
-    pub fn new(upstream: &model::Upstream, tls: Option<&Tls>) -> Result<Self, InvalidDnsNameError> {
-        let tls = match tls.filter(|_| upstream.tls) {
-            Some(tls) => Some((TlsConnector::from(Arc::clone(&tls.0)), ServerName::try_from(upstream.host.clone())?)),
-            None => None,
-        };
-        Ok(Self { host: upstream.host.clone(), port: upstream.port, tls, timeout: upstream.connect_timeout })
+    /// When its host is no name that a certificate can carry, or the TLS library refuses what is configured.
+    pub fn new(upstream: &Upstream, tls: Option<&Tls>) -> Result<Self, TlsError> {
+        let Upstream { host, port, connect_timeout, http2, .. } = upstream;
+        let tls = tls.filter(|_| upstream.tls).map(|tls| tls.to(upstream)).transpose()?;
+        Ok(Self { host: host.clone(), port: *port, tls, http2: *http2, timeout: *connect_timeout })
     }
 
     /// An address that is spoken to without TLS.
     pub fn plain(address: SocketAddr) -> Self {
-        let timeout = Duration::from_secs(10);
-        Self { host: address.ip().to_string(), port: address.port(), tls: None, timeout }
+        let (timeout, http2) = (Duration::from_secs(10), Http2::Off);
+        Self { host: address.ip().to_string(), port: address.port(), tls: None, http2, timeout }
     }
 
-    /// Makes a connection.
+    /// Whether it will be known only from a connection what the upstream speaks.
+    pub(super) fn may_agree_on_http2(&self) -> bool {
+        self.http2 == Http2::Agreed && self.tls.is_some()
+    }
+
+    /// Whether it speaks nothing but HTTP/2.
+    pub(super) fn is_http2_only(&self) -> bool {
+        self.http2 == Http2::PriorKnowledge && self.tls.is_none()
+    }
+
+    /// The same upstream, spoken to in HTTP/1.1 alone.
+    #[must_use]
+    pub fn http1_only(&self) -> Self {
+        let tls = self.tls.as_ref().map(Secured::http1_only);
+        Self { host: self.host.clone(), tls, http2: Http2::Off, ..*self }
+    }
+
+    /// Makes a byte stream.
     ///
     /// # Errors
     /// When it cannot be made in time.
     pub async fn connect(&self) -> Result<Stream, ConnectError> {
-        match timeout(self.timeout, self.connect_slowly()).await {
-            Ok(result) => result,
-            Err(_) => Err(ConnectError::Timeout(self.timeout)),
-        }
+        self.in_time(self.connect_slowly()).await
+    }
+
+    /// Makes a connection that requests can be sent on.
+    pub(super) async fn open(&self) -> Result<Opened, ConnectError> {
+        self.in_time(async {
+            let stream = self.connect_slowly().await?;
+            let failed = |error: hyper::Error| ConnectError::Refused(Arc::new(io::Error::other(error)));
+            if self.is_http2_only() || stream.is_http2_agreed() {
+                Ok(Opened::Http2(Multiplexed::open(stream, self.scheme()).await.map_err(failed)?))
+            } else {
+                Ok(Opened::Http1(Box::new(Connection::open(stream).await.map_err(failed)?)))
+            }
+        })
+        .await
+    }
+
+    fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
+    }
+
+    async fn in_time<R>(&self, step: impl Future<Output = Result<R, ConnectError>>) -> Result<R, ConnectError> {
+        timeout(self.timeout, step).await.unwrap_or(Err(ConnectError::Timeout(self.timeout)))
     }
 
     async fn connect_slowly(&self) -> Result<Stream, ConnectError> {
@@ -108,9 +129,8 @@ impl Endpoint {
         let tcp = self.reach(deadline).await?;
         // Requests are small and must leave at their instant; without Nagle they do.
         tcp.set_nodelay(true).map_err(|error| ConnectError::Refused(Arc::new(error)))?;
-        let Some((tls, name)) = &self.tls else { return Ok(Stream::Plain(tcp)) };
-        let stream = tls.connect(name.clone(), tcp).await.map_err(|error| ConnectError::Tls(Arc::new(error)))?;
-        Ok(Stream::Tls(Box::new(stream)))
+        let Some(tls) = &self.tls else { return Ok(Stream::Plain(tcp)) };
+        tls.connect(tcp).await.map_err(|error| ConnectError::Tls(Arc::new(error)))
     }
 
     /// Tries each address in turn. One that stays silent gets an equal part of the time that is left.
@@ -134,11 +154,5 @@ impl Endpoint {
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}{}", self.host, self.port, if self.tls.is_some() { " (TLS)" } else { "" })
-    }
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tls")
     }
 }

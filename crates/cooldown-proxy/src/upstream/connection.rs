@@ -15,8 +15,8 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
-use super::stream::Stream;
 use crate::proxy::request_body::RequestBody;
+use crate::stream::Stream;
 
 type Driver = http1::Connection<TokioIo<Stream>, RequestBody>;
 
@@ -45,6 +45,10 @@ pub enum ExchangeError {
     Failed(hyper::Error),
     /// Nothing came in time.
     Timeout,
+    /// The upstream said that it has not looked at the request.
+    NotAccepted,
+    /// The client broke off the request's body.
+    BodyBroken,
 }
 
 impl ExchangeError {

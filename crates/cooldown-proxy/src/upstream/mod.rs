@@ -1,12 +1,16 @@
 //! Connections to upstreams: made, kept and reused by each worker for itself.
 
+mod carrier;
 mod connect;
 mod connection;
 mod deadline;
+mod multiplexed;
 mod pool;
-mod stream;
+mod sent;
+mod tls;
 
-pub use connect::{ConnectError, Endpoint, Tls};
+pub use carrier::Carrier;
+pub use connect::{ConnectError, Endpoint};
 pub use connection::{Connection, ExchangeError};
 pub use pool::{Lease, Pool};
-pub use stream::Stream;
+pub use tls::{Tls, TlsError};

@@ -4,14 +4,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use super::connect::{ConnectError, Endpoint};
+use super::carrier::Carrier;
+use super::connect::{ConnectError, Endpoint, Opened};
 use super::connection::Connection;
+use super::multiplexed::Multiplexed;
 
 /// How long an unused connection is kept. Below what most upstreams keep it for, so that few are found closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
@@ -24,13 +25,28 @@ const MAX_CONNECTING: usize = 64;
 #[derive(Debug)]
 pub struct Pool {
     endpoint: Endpoint,
+    /// The same upstream for those who want another protocol on their connection, which HTTP/2 does not give them; `None` if
+    /// this one will do.
+    for_upgrades: Option<Rc<Self>>,
     /// Unused connections, the longest unused one first.
     idle: RefCell<Vec<Idle>>,
+    /// Connections that carry many requests at once, the oldest first.
+    multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
+    /// What the upstream speaks, as far as is known.
+    spoken: Cell<Spoken>,
     connecting: Cell<usize>,
     /// Who waits for a connection that somebody else makes or leaves.
     wanting: RefCell<VecDeque<oneshot::Sender<Offer>>>,
     /// Whether a task sees to it that unused connections are closed in time.
     swept: Cell<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    /// A first connection will tell.
+    Unknown,
+    Http1,
+    Http2,
 }
 
 #[derive(Debug)]
@@ -42,7 +58,7 @@ struct Idle {
 /// What somebody who waits for a connection gets.
 #[derive(Debug)]
 enum Offer {
-    Use(Box<Connection>),
+    Use(Carrier),
     /// One that others wait for has failed; there is no reason to believe in another one.
     Fail(ConnectError),
     /// Make one yourself.
@@ -52,7 +68,7 @@ enum Offer {
 /// The use of a connection. Dropping it returns the connection if it can carry another request, and closes it if not.
 #[derive(Debug)]
 pub struct Lease {
-    connection: Option<Box<Connection>>,
+    carrier: Option<Carrier>,
     pool: Rc<Pool>,
 }
 
@@ -68,8 +84,17 @@ struct Connecting<'a>(&'a Pool);
 impl Pool {
     /// A pool without connections.
     pub fn new(endpoint: Endpoint) -> Self {
+        let may_agree = endpoint.may_agree_on_http2();
+        let spoken = match () {
+            () if may_agree => Spoken::Unknown,
+            () if endpoint.is_http2_only() => Spoken::Http2,
+            () => Spoken::Http1,
+        };
         Self {
+            for_upgrades: may_agree.then(|| Rc::new(Self::new(endpoint.http1_only()))),
             endpoint,
+            multiplexed: RefCell::default(),
+            spoken: Cell::new(spoken),
             idle: RefCell::default(),
             connecting: Cell::new(0),
             wanting: RefCell::default(),
@@ -77,14 +102,31 @@ impl Pool {
         }
     }
 
-    /// An unused connection, the last one used first: the others may grow old and be closed.
+    /// The pool for a request that asks for another protocol on its connection, if `upgrades`; else this one.
+    pub fn of(self: &Rc<Self>, upgrades: bool) -> &Rc<Self> {
+        if upgrades { self.for_upgrades.as_ref().unwrap_or(self) } else { self }
+    }
+
+    /// An unused connection, the last one used first: the others may grow old and be closed. Or a place on one that is shared.
     pub fn idle(self: &Rc<Self>) -> Option<Lease> {
         loop {
-            let mut connection = self.idle.borrow_mut().pop()?.connection;
+            let Some(idle) = self.idle.borrow_mut().pop() else { return self.place().map(|place| self.lease(place)) };
+            let mut connection = idle.connection;
             if connection.is_usable() {
-                return Some(self.lease(connection));
+                return Some(self.lease(Carrier::Http1(connection)));
             }
         }
+    }
+
+    /// A place on a connection that others use as well, the oldest first.
+    fn place(&self) -> Option<Carrier> {
+        if self.spoken.get() != Spoken::Http2 {
+            return None;
+        }
+        let mut multiplexed = self.multiplexed.borrow_mut();
+        // Those that are closing finish what is on them.
+        multiplexed.retain(|connection| connection.is_usable());
+        multiplexed.iter().find_map(Multiplexed::place).map(|place| Carrier::Http2(Box::new(place)))
     }
 
     /// A connection: an unused one, or a new one.
@@ -99,13 +141,25 @@ impl Pool {
         }
     }
 
+    /// A connection in the place of one that turned out to be closed; the others that are kept may be so, too.
+    ///
+    /// # Errors
+    /// When none can be made.
+    pub async fn another(self: &Rc<Self>) -> Result<Lease, ConnectError> {
+        match self.spoken.get() {
+            // It is known which of those are closed, and one new one will do for all who were on the old.
+            Spoken::Http2 => self.connection().await,
+            Spoken::Http1 | Spoken::Unknown => self.fresh().await,
+        }
+    }
+
     async fn made(self: &Rc<Self>) -> Result<Lease, ConnectError> {
         loop {
-            if self.connecting.get() < MAX_CONNECTING {
+            if self.connecting.get() < self.most_connecting() {
                 return self.fresh().await;
             }
             match Wanted::new(self).next().await {
-                Offer::Use(connection) => return Ok(self.lease(connection)),
+                Offer::Use(carrier) => return Ok(self.lease(carrier)),
                 Offer::Fail(error) => return Err(error),
                 Offer::Connect => {}
             }
@@ -116,23 +170,25 @@ impl Pool {
     }
 
     /// A new connection.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub async fn fresh(self: &Rc<Self>) -> Result<Lease, ConnectError> {
+    async fn fresh(self: &Rc<Self>) -> Result<Lease, ConnectError> {
         let connecting = Connecting::new(self);
-        let opened = match self.endpoint.connect().await {
-            Ok(stream) => Connection::open(stream)
-                .await
-                .map_err(|error| ConnectError::Refused(Arc::new(std::io::Error::other(error)))),
-            Err(error) => Err(error),
-        };
-        match opened {
-            Ok(mut connection) => {
+        match self.endpoint.open().await {
+            Ok(Opened::Http1(mut connection)) => {
                 // The first poll makes it ready to send.
                 connection.is_usable();
+                self.spoken.set(Spoken::Http1);
                 drop(connecting);
-                Ok(self.lease(Box::new(connection)))
+                Ok(self.lease(Carrier::Http1(connection)))
+            }
+            Ok(Opened::Http2(connection)) => {
+                let connection = Rc::new(connection);
+                let place = connection.place();
+                self.spoken.set(Spoken::Http2);
+                self.multiplexed.borrow_mut().push(connection);
+                self.offer_places();
+                drop(connecting);
+                // There is no place on a connection that has ended meanwhile.
+                place.map(|place| self.lease(Carrier::Http2(Box::new(place)))).ok_or_else(ConnectError::gone)
             }
             Err(error) => {
                 let wanting = std::mem::take(&mut *self.wanting.borrow_mut());
@@ -142,15 +198,42 @@ impl Pool {
         }
     }
 
-    fn lease(self: &Rc<Self>, connection: Box<Connection>) -> Lease {
-        Lease { connection: Some(connection), pool: Rc::clone(self) }
+    /// How many connections may be made at once. One tells whether others are needed: it may carry all who wait.
+    fn most_connecting(&self) -> usize {
+        match self.spoken.get() {
+            Spoken::Unknown => 1,
+            Spoken::Http1 => MAX_CONNECTING,
+            Spoken::Http2 => {
+                let places = self.multiplexed.borrow().last().map_or(usize::MAX, |one| one.most_streams().max(1));
+                (1 + self.wanting.borrow().len() / places).min(MAX_CONNECTING)
+            }
+        }
     }
 
-    fn take_back(self: &Rc<Self>, mut connection: Box<Connection>) {
+    fn lease(self: &Rc<Self>, carrier: Carrier) -> Lease {
+        Lease { carrier: Some(carrier), pool: Rc::clone(self) }
+    }
+
+    fn take_back(self: &Rc<Self>, carrier: Carrier) {
+        match carrier {
+            Carrier::Http1(connection) if connection.is_reusable() => self.keep(connection),
+            Carrier::Http1(_) => {}
+            Carrier::Http2(place) => {
+                let is_last = place.is_last();
+                drop(place);
+                self.offer_places();
+                if is_last {
+                    self.sweep();
+                }
+            }
+        }
+    }
+
+    fn keep(self: &Rc<Self>, mut connection: Box<Connection>) {
         while let Some(offer) = self.next_wanting() {
-            match offer.send(Offer::Use(connection)) {
+            match offer.send(Offer::Use(Carrier::Http1(connection))) {
                 Ok(()) => return,
-                Err(Offer::Use(unwanted)) => connection = unwanted,
+                Err(Offer::Use(Carrier::Http1(unwanted))) => connection = unwanted,
                 Err(_) => return,
             }
         }
@@ -162,12 +245,28 @@ impl Pool {
         }
     }
 
-    /// Lets the next one who waits make a connection.
-    fn pass_turn(&self) {
-        while let Some(offer) = self.next_wanting() {
-            if offer.send(Offer::Connect).is_ok() {
-                break;
+    /// Gives the places that there are to those who wait.
+    fn offer_places(&self) {
+        while !self.wanting.borrow().is_empty()
+            && let Some(mut place) = self.place()
+        {
+            while let Some(offer) = self.next_wanting() {
+                match offer.send(Offer::Use(place)) {
+                    Ok(()) => break,
+                    Err(Offer::Use(unwanted)) => place = unwanted,
+                    Err(_) => return,
+                }
             }
+        }
+    }
+
+    /// Lets as many of those who wait make a connection as may.
+    fn pass_turns(&self) {
+        let mut free = self.most_connecting().saturating_sub(self.connecting.get());
+        while free > 0
+            && let Some(offer) = self.next_wanting()
+        {
+            free -= usize::from(offer.send(Offer::Connect).is_ok());
         }
     }
 
@@ -196,8 +295,19 @@ impl Pool {
         let old = idle.partition_point(|idle| now.saturating_duration_since(idle.since) >= IDLE_TIMEOUT);
         idle.drain(..old);
         let next = idle.first().map(|idle| idle.since + IDLE_TIMEOUT);
+        let next = next.into_iter().chain(pool.close_old_multiplexed(now)).min();
         pool.swept.set(next.is_some());
         next
+    }
+}
+
+impl Pool {
+    /// The same for connections that are shared.
+    fn close_old_multiplexed(&self, now: Instant) -> Option<Instant> {
+        let mut multiplexed = self.multiplexed.borrow_mut();
+        let is_old = |one: &Multiplexed| one.is_idle() && now >= one.idle_since.get() + IDLE_TIMEOUT;
+        multiplexed.retain(|one| one.is_usable() && !is_old(one));
+        multiplexed.iter().filter(|one| one.is_idle()).map(|one| one.idle_since.get() + IDLE_TIMEOUT).min()
     }
 }
 
@@ -212,7 +322,7 @@ impl Drop for Connecting<'_> {
     fn drop(&mut self) {
         self.0.connecting.set(self.0.connecting.get() - 1);
         // There is room for another one.
-        self.0.pass_turn();
+        self.0.pass_turns();
     }
 }
 
@@ -231,43 +341,44 @@ impl Wanted {
 impl Drop for Wanted {
     fn drop(&mut self) {
         match self.offered.try_recv() {
-            Ok(Offer::Use(connection)) => self.pool.take_back(connection),
-            Ok(Offer::Connect) => self.pool.pass_turn(),
+            Ok(Offer::Use(carrier)) => self.pool.take_back(carrier),
+            Ok(Offer::Connect) => self.pool.pass_turns(),
             Ok(Offer::Fail(_)) | Err(_) => {}
         }
     }
 }
 
 impl Lease {
-    /// Leaves the use of the connection to another one; this one may only be dropped.
-    pub fn hand_over(&mut self) -> Self {
-        Self { connection: self.connection.take(), pool: Rc::clone(&self.pool) }
+    /// Takes the connection out of its pool for good; `None` if it carries others as well.
+    pub fn keep(mut self) -> Option<Connection> {
+        match self.carrier.take()? {
+            Carrier::Http1(connection) => Some(*connection),
+            Carrier::Http2(_) => None,
+        }
     }
 
-    /// Takes the connection out of its pool for good.
-    pub fn keep(mut self) -> Option<Connection> {
-        self.connection.take().map(|connection| *connection)
+    /// Leaves the use of the connection to another one; this one may only be dropped.
+    pub fn hand_over(&mut self) -> Self {
+        Self { carrier: self.carrier.take(), pool: Rc::clone(&self.pool) }
     }
 }
 
 impl Deref for Lease {
-    type Target = Connection;
+    type Target = Carrier;
 
-    fn deref(&self) -> &Connection {
-        self.connection.as_ref().expect("only dropping and keeping it take the connection")
+    fn deref(&self) -> &Carrier {
+        self.carrier.as_ref().expect("only dropping and keeping it take what carries it")
     }
 }
 
 impl DerefMut for Lease {
-    fn deref_mut(&mut self) -> &mut Connection {
-        self.connection.as_mut().expect("only dropping and keeping it take the connection")
+    fn deref_mut(&mut self) -> &mut Carrier {
+        self.carrier.as_mut().expect("only dropping and keeping it take what carries it")
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take().filter(|connection| connection.is_reusable()) {
-            self.pool.take_back(connection);
-        }
+        self.carrier.take().into_iter().for_each(|carrier| self.pool.take_back(carrier));
     }
 }

@@ -164,3 +164,40 @@ fn amount(limit: Limit) -> u64 {
         Limit::Concurrency(most) => u64::from(most.get()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cooldown_pacer::{LimitsId, Settings};
+
+    use super::super::super::alarm::AlarmThread;
+    use super::super::super::clock::Clock;
+    use super::*;
+    use crate::config;
+
+    fn list(limits: &[&str], name: &str) -> (SharedList, AlarmThread) {
+        let clock = Clock::start();
+        let thread = AlarmThread::start(clock).expect("a thread");
+        let line = Line::new(Settings::default(), clock, thread.alarm());
+        let limits = limits.iter().map(|text| config::limit(text).expect("a limit")).collect();
+        let id = LimitsId::new(0);
+        (SharedList { line, id, name: name.to_owned(), upstream: None, limits, lasting: Vec::new() }, thread)
+    }
+
+    #[test]
+    fn a_limit_is_called_the_same_whatever_its_amount_and_its_place() {
+        let (one, _thread) = list(&["10/s", "600/min", "8 concurrent"], "client {a}");
+        let (other, _thread) = list(&["9 concurrent", "900/min", "20/s"], "client {a}");
+        for (nth, place) in [(0, 2), (1, 1), (2, 0)] {
+            assert_eq!(name("cooldown", &one, 7, nth), name("cooldown", &other, 7, place));
+        }
+        assert_eq!(name("cooldown", &one, 7, 0), "cooldown:{client _a_ 0000000000000007 requests/1000 ms}");
+    }
+
+    #[test]
+    fn limits_that_count_the_same_have_names_of_their_own() {
+        let (one, _thread) = list(&["10/s", "20/s"], "x");
+        let (other, _thread) = list(&["20/s", "10/s"], "x");
+        assert_eq!(name("p", &one, 0, 0), name("p", &other, 0, 1));
+        assert_ne!(name("p", &one, 0, 0), name("p", &one, 0, 1));
+    }
+}

@@ -1,4 +1,4 @@
-//! Limits that other instances use too. See ADR 0015 and ADR 0016.
+//! Limits that other instances use too. See ADR 0015 and ADR 0017.
 //!
 //! One thread holds what this instance has of each, and renews it at a Redis or Valkey; what an upstream closes is told
 //! there, too. Lines are told what they may use. No request waits for any of it, and nothing here is on its way.
@@ -24,7 +24,6 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use xxhash_rust::xxh3::xxh3_64;
 
-pub use standing::{Reach, Standing};
 pub(super) use watch::Watch;
 
 use super::clock::Clock;
@@ -32,6 +31,7 @@ use super::line::Line;
 use crate::config::model::Shared;
 use crate::config::{Config, Secret};
 use crate::telemetry::Metrics;
+use crate::telemetry::snapshot::SharedView;
 use standing::Figures;
 use task::Task;
 use watch::News;
@@ -96,8 +96,8 @@ impl Sharing {
     }
 
     /// How it stands now.
-    pub(super) fn standing(&self) -> Standing {
-        self.figures.standing()
+    pub(super) fn view(&self) -> SharedView {
+        self.figures.view()
     }
 
     /// Gives everything back: nothing may leave any more. Returns when the others can know, or nobody can be told.

@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
+use crate::telemetry::snapshot::SharedView;
+
 /// Whether the store can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub(super) enum Reach {
     /// It was not tried yet.
     Unknown,
     /// It answers.
@@ -13,47 +15,13 @@ pub enum Reach {
     Lost,
 }
 
-impl Reach {
-    /// Its name in the snapshot.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Unknown => "connecting",
-            Self::Reached => "reached",
-            Self::Lost => "lost",
-        }
-    }
-}
-
-/// How it stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// Whether the store can be reached.
-    pub reach: Reach,
-    /// How many instances share the limit that most share.
-    pub instances: u64,
-    /// Of how many limits, counted by key, this instance holds a part.
-    pub limits: u64,
-    /// How often the store was lost.
-    pub losses: u64,
-    /// How often the store had lost its memory.
-    pub lost_memories: u64,
-    /// How often this instance told what it holds, and had an answer.
-    pub renewals: u64,
-    /// The same without an answer.
-    pub unanswered: u64,
-    /// What was closed here and told to the others.
-    pub closings_told: u64,
-    /// What the others told that was closed.
-    pub closings_heard: u64,
-}
-
-/// The same while it is counted.
+/// What is counted, for those who look on.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     reach: AtomicU8,
     pub(super) instances: AtomicU64,
     pub(super) limits: AtomicU64,
-    pub(super) losses: AtomicU64,
+    losses: AtomicU64,
     pub(super) lost_memories: AtomicU64,
     pub(super) renewals: AtomicU64,
     pub(super) unanswered: AtomicU64,
@@ -77,10 +45,15 @@ impl Figures {
         }
     }
 
-    pub(super) fn standing(&self) -> Standing {
+    pub(super) fn view(&self) -> SharedView {
         let of = |figure: &AtomicU64| figure.load(Relaxed);
-        Standing {
-            reach: self.reach(),
+        let store = match self.reach() {
+            Reach::Unknown => "connecting",
+            Reach::Reached => "reached",
+            Reach::Lost => "lost",
+        };
+        SharedView {
+            store: store.to_owned(),
             instances: of(&self.instances),
             limits: of(&self.limits),
             losses: of(&self.losses),

@@ -237,3 +237,44 @@ impl ConnectionLike for Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::Secret;
+    use crate::config::model::Store as Place;
+
+    fn store(tls: bool, port: u16) -> Store {
+        let nodes = vec![("127.0.0.1".to_owned(), port)];
+        let password = Some(Secret::new("hunter2".to_owned()));
+        let place = Place { form: StoreForm::Single, tls, nodes, user: None, password, database: 0 };
+        let every = Duration::from_millis(250);
+        Store::new(&Shared { store: place, prefix: "test".to_owned(), every, instance: None })
+    }
+
+    #[tokio::test]
+    async fn whatever_answers_in_place_of_a_store_is_an_error_that_tells_no_secret() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            }
+        });
+        for tls in [false, true] {
+            let why = store(tls, port).connect().await.err().expect("this is no store");
+            assert!(!why.to_string().contains("hunter2"), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_an_error_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        drop(listener);
+        assert!(store(false, port).connect().await.is_err());
+    }
+}

@@ -3,7 +3,9 @@
 
 mod binary;
 mod calls;
+mod certificate;
 mod client;
+mod http2;
 pub(crate) mod provider;
 mod proxy;
 pub(crate) mod redis;
@@ -15,9 +17,11 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(crate) use binary::{Binary, Finished, command};
 pub(crate) use calls::{Crowd, ask, chat, events, post, post_as, streamed_chat};
+pub(crate) use certificate::{Certificate, handshake};
 pub(crate) use client::{Answer, Body, Client, empty, fetch, get, raw, request, text};
+pub(crate) use http2::Http2;
 pub(crate) use proxy::Proxy;
-pub(crate) use upstream::{Upstream, echo, plain};
+pub(crate) use upstream::{Speaks, Upstream, echo, plain};
 
 /// Longer than anything takes that works, so that a hanging test ends.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

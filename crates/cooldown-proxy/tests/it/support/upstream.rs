@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use super::client::{Body, text};
 
@@ -26,11 +28,24 @@ pub(crate) struct Upstream {
     accepting: JoinHandle<()>,
 }
 
+/// What an upstream speaks.
+#[derive(Clone)]
+pub(crate) enum Speaks {
+    Http1,
+    /// In the clear, and takes so many requests of one connection at once.
+    Http2 {
+        streams: u32,
+    },
+    /// Whatever both agree on.
+    Tls(Arc<ServerConfig>),
+}
+
 /// One request as it arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
+    pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) at: Instant,
 }
@@ -68,13 +83,23 @@ impl Upstream {
         A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
+        Self::speaking(Speaks::Http1, answer).await
+    }
+
+    /// One that speaks something else than HTTP/1.1 in the clear.
+    pub(crate) async fn speaking<A, F>(speaks: Speaks, answer: A) -> Self
+    where
+        A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
         Self::raw(move |stream, record| {
-            let answer = answer.clone();
+            let (answer, speaks) = (answer.clone(), speaks.clone());
             async move {
-                let service = service_fn(|request: Request<Incoming>| {
+                let service = service_fn(move |request: Request<Incoming>| {
                     let seen = Seen {
                         method: request.method().clone(),
                         uri: request.uri().clone(),
+                        version: request.version(),
                         headers: request.headers().clone(),
                         at: Instant::now(),
                     };
@@ -87,11 +112,27 @@ impl Upstream {
                         Ok::<_, Infallible>(answered.await)
                     }
                 });
+                let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                 // A proxy that leaves in the middle is what some tests are about.
-                let _ = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service)
-                    .with_upgrades()
-                    .await;
+                match speaks {
+                    Speaks::Http1 => {
+                        let http1 = hyper::server::conn::http1::Builder::new();
+                        drop(http1.serve_connection(TokioIo::new(stream), service).with_upgrades().await);
+                    }
+                    Speaks::Http2 { streams } => {
+                        http2.max_concurrent_streams(streams);
+                        drop(http2.serve_connection(TokioIo::new(stream), service).await);
+                    }
+                    Speaks::Tls(config) => {
+                        let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+                        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                            drop(http2.serve_connection(TokioIo::new(stream), service).await);
+                        } else {
+                            let http1 = hyper::server::conn::http1::Builder::new();
+                            drop(http1.serve_connection(TokioIo::new(stream), service).with_upgrades().await);
+                        }
+                    }
+                }
             }
         })
         .await

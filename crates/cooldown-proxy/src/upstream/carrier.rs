@@ -1,0 +1,76 @@
+//! What carries a request: a connection of its own, or a stream beside others.
+
+use std::future::Future;
+use std::task::{Context, Poll};
+
+use futures_util::future::Either;
+use http::{Request, Response};
+use hyper::body::{Bytes, Frame, Incoming};
+use tokio::time::Instant;
+
+use super::connection::{Connection, ExchangeError};
+use super::multiplexed::StreamPlace;
+use crate::proxy::request_body::RequestBody;
+
+/// What carries one request at a time.
+#[derive(Debug)]
+pub enum Carrier {
+    /// A connection of HTTP/1.1.
+    Http1(Box<Connection>),
+    /// A place on one of HTTP/2.
+    Http2(Box<StreamPlace>),
+}
+
+impl Carrier {
+    /// Sends a request and waits for the response head until `deadline`.
+    ///
+    /// # Errors
+    /// When no response head comes.
+    pub fn exchange(
+        &mut self,
+        request: Box<Request<RequestBody>>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Response<Incoming>, ExchangeError>> {
+        match self {
+            Self::Http1(connection) => Either::Left(connection.exchange(request, deadline)),
+            Self::Http2(place) => Either::Right(Box::pin(place.exchange(request, deadline))),
+        }
+    }
+
+    /// Polls a response body that arrives on it.
+    pub fn poll_body(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match self {
+            Self::Http1(connection) => connection.poll_body(body, cx),
+            Self::Http2(_) => StreamPlace::poll_body(body, cx),
+        }
+    }
+
+    /// Goes on with sending a request's body. Wakes whoever polls when something has happened.
+    pub fn drive(&mut self, cx: &mut Context<'_>) {
+        match self {
+            Self::Http1(connection) => connection.drive(cx),
+            // Its connection's task does so; what is left is to be told.
+            Self::Http2(place) => _ = place.poll_sent(cx),
+        }
+    }
+
+    /// Whether it stands ready for another request, as far as is known.
+    pub fn is_reusable(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_reusable(),
+            Self::Http2(_) => false,
+        }
+    }
+
+    /// Whether nothing more can be sent on it.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_over(),
+            Self::Http2(place) => place.is_sent(),
+        }
+    }
+}
