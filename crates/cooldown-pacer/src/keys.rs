@@ -253,7 +253,8 @@ impl Keys {
             true => self.stated(key.limits).iter().map(|&limit| Share::of_stranger(limit)).collect(),
             false => Box::default(),
         };
-        let state = KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0, taught, estate: None, shares };
+        let state =
+            KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0, taught, estate: None, shares };
         let index = self.table.insert(state) as KeyIndex;
         self.index.insert(key, index);
         self.endow(now, index);

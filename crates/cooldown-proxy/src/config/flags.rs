@@ -1,7 +1,9 @@
 //! A configuration from the command line alone: one upstream, paced.
 
 use super::fault::Faults;
-use super::model::{Admin, Config, HostHeader, Limits, Log, Match, ProviderKind, Queue, Retry, Route, Server, Upstream};
+use super::model::{
+    Admin, Config, HostHeader, Limits, Log, Match, ProviderKind, Queue, Retry, Route, Server, Upstream,
+};
 use super::{host, rate, url};
 
 /// One upstream for every request, listening on localhost:8080, with the admin listener on localhost:9900.

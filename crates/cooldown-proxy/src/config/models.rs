@@ -1,10 +1,10 @@
 //! Reads which models a provider serves, and what holds for them: `models`, `model_aliases`, `model_limits` and `tokenizer`.
 
 use super::fault::Report;
-use super::model::Limits;
 use super::field::{Field, Fields, Named};
 use super::glob::{ModelError, ModelGlob};
 use super::limits;
+use super::model::Limits;
 use super::preset::Preset;
 use crate::provider::Tokenizer;
 

@@ -593,7 +593,13 @@ mod tests {
         let line = Line::new(Settings::default(), clock, thread.alarm());
         let limits = LimitsId::new(0);
         line.change(&Change {
-            statements: vec![Statement { id: limits, limits: vec![limit], teaching: None, legacy: Legacy::None, shared: false }],
+            statements: vec![Statement {
+                id: limits,
+                limits: vec![limit],
+                teaching: None,
+                legacy: Legacy::None,
+                shared: false,
+            }],
             ..Change::default()
         });
         (line, Key::whole(limits), thread)

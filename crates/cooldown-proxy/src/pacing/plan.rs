@@ -442,7 +442,8 @@ impl<'a> Build<'a> {
                 None => routes[index].default,
             };
             if let Some(limits) = own {
-                let key = Key { limits, subject: shared::fingerprint(self.sharing.is_some(), &self.hasher, host.as_bytes()) };
+                let key =
+                    Key { limits, subject: shared::fingerprint(self.sharing.is_some(), &self.hasher, host.as_bytes()) };
                 self.name(Node::Route(index), Scope::Domain, host, Label::default(), key);
             }
         }

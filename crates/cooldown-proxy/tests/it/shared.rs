@@ -174,6 +174,7 @@ async fn what_a_killed_instance_held_goes_to_the_others_within_10_s() {
         let lines = binary.lines();
         let told = lines.iter().filter(|line| line.contains("the store of shared limits")).count();
         assert_eq!(told, 1, "it was reached once: {lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("panicked")), "{lines:?}");
     }
 }
 
@@ -337,6 +338,39 @@ async fn a_reload_goes_on_with_what_is_held() {
         assert!(rate >= 48.0, "{rate} a second");
     }
     fleet.assert_nothing_failed(loads).await;
+}
+
+#[tokio::test]
+async fn numbers_in_flight_and_limits_of_clients_are_shared() {
+    let _timed = timed().await;
+    let redis = Redis::start();
+    let upstream = Upstream::start(|request| async {
+        sleep(Duration::from_millis(200)).await;
+        plain(request).await
+    })
+    .await;
+    let start = |name| {
+        Proxy::start(&format!(
+            "routes: {{\"*\": {{upstream: \"{}\", limits: {{concurrency: 8}}, timeout: 1s}}}}\n\
+             clients: {{alice: {{limits: {{requests: 20/s}}}}}}\n\
+             shared: {{redis: \"{}\", instance: {name}}}",
+            upstream.url(),
+            url(&redis)
+        ))
+    };
+    let proxies = ["one", "two"].map(start);
+    let loads = proxies.iter().map(|proxy| Load::start_with(proxy.address(), 10, "a.example", |_| "alice".to_owned()));
+    let loads: Vec<Load> = loads.collect();
+    sleep(BEGINS + seconds(1)).await;
+    let before = upstream.seen().len();
+    sleep(seconds(3)).await;
+    let rate = (upstream.seen().len() - before) as f64 / 3.0;
+    println!("{rate:.1} a second, {} at once", upstream.most_under_way());
+    for load in loads {
+        assert_eq!(load.end().await, 0, "errors at clients");
+    }
+    assert!((16.0..20.7).contains(&rate), "{rate} a second");
+    assert!(upstream.most_under_way() <= 8, "{} at once", upstream.most_under_way());
 }
 
 #[tokio::test]

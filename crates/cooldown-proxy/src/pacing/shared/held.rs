@@ -11,6 +11,8 @@ use super::SharedList;
 
 /// A key that nobody uses is held for this long; those that last, always.
 const IDLE: Duration = Duration::from_secs(10);
+/// What a reload changed is known here after this.
+const RELOADED: Duration = Duration::from_millis(50);
 
 /// What this instance holds of one limit of one key.
 #[derive(Debug)]
@@ -55,7 +57,12 @@ pub(super) struct Heard {
 
 impl Held {
     /// Holds nothing yet of the `nth` limit of a list.
-    pub(super) fn new(list: &SharedList, (key, nth): (Key, usize), (name, number): (String, u64), shape: Shape) -> Self {
+    pub(super) fn new(
+        list: &SharedList,
+        (key, nth): (Key, usize),
+        (name, number): (String, u64),
+        shape: Shape,
+    ) -> Self {
         let limit = list.limits[nth];
         Self {
             name,
@@ -83,7 +90,7 @@ impl Held {
     /// Says what it holds if that is due, having come down to it at the same instant.
     pub(super) fn look(&mut self) -> Look {
         let Self { holder, used, lasts, limit, .. } = self;
-        self.line.hold(self.key, self.nth, |now, usage| {
+        let looked = self.line.hold(self.key, (self.nth, *limit), |now, usage| {
             let is_used = usage.is_some_and(|usage| usage.used > 0 || usage.waiting > 0);
             let usage = usage.unwrap_or_default();
             if is_used || *lasts {
@@ -98,7 +105,8 @@ impl Held {
             }
             let renewal = holder.renew(now, &usage);
             (Some(holder.share()), Look::Renew(renewal))
-        })
+        });
+        looked.unwrap_or(Look::Later(self.due.after(RELOADED)))
     }
 
     /// When to look after a renewal that is not answered.
@@ -109,18 +117,19 @@ impl Held {
     /// The store answered. `None` if that says nothing any more.
     pub(super) fn hear(&mut self, answer: &Answer) -> Option<Heard> {
         let Self { holder, .. } = self;
-        let due = self.line.hold(self.key, self.nth, |_, usage| match holder.hear(answer) {
+        let due = self.line.hold(self.key, (self.nth, self.limit), |_, usage| match holder.hear(answer) {
             true => (Some(holder.share()), Some(holder.due(&usage.unwrap_or_default()))),
             false => (None, None),
-        })?;
+        })??;
         let before = std::mem::replace(&mut self.generation, answer.generation);
         Some(Heard { forgot: before != 0 && before != answer.generation, due })
     }
 
-    /// Gives everything back. What leaves later has a stranger's share, if `comes_back`, and none otherwise.
-    pub(super) fn leave(&mut self, comes_back: bool) -> Renewal {
+    /// Gives everything back. What leaves later has a stranger's share, if `comes_back`, and none otherwise. `None` where
+    /// nobody knows what has left: then it is over with its lease.
+    pub(super) fn leave(&mut self, comes_back: bool) -> Option<Renewal> {
         let Self { holder, limit, .. } = self;
-        self.line.hold(self.key, self.nth, |now, usage| {
+        self.line.hold(self.key, (self.nth, *limit), |now, usage| {
             let renewal = holder.leave(now, &usage.unwrap_or_default());
             let share = if comes_back { Share::of_stranger(*limit) } else { holder.share() };
             (Some(share), renewal)
@@ -144,11 +153,20 @@ pub(super) fn name(prefix: &str, list: &SharedList, subject: u64, nth: usize) ->
     // Of several limits that count the same over the same period the order decides, and that of the amounts is everywhere
     // the same.
     let is_before = |other: &Limit, at: usize| (amount(*other), at) < (amount(limit), nth);
-    let alike = list.limits.iter().enumerate().filter(|(_, other)| kind(**other) == kind(limit));
+    let alike = list.limits.iter().enumerate().filter(|(_, other)| counts_alike(**other, limit));
     let rank = alike.filter(|(at, other)| is_before(other, *at)).count();
     let number = if rank == 0 { String::new() } else { format!(" #{}", rank + 1) };
     let list = list.name.replace(['{', '}'], "_");
     format!("{prefix}:{{{list} {subject:016x} {}{number}}}", kind(limit))
+}
+
+/// Whether two limits are one whose amount may have changed.
+pub(super) fn counts_alike(one: Limit, other: Limit) -> bool {
+    match (one, other) {
+        (Limit::Rate(one), Limit::Rate(other)) => (one.unit(), one.period()) == (other.unit(), other.period()),
+        (Limit::Concurrency(_), Limit::Concurrency(_)) => true,
+        _ => false,
+    }
 }
 
 fn kind(limit: Limit) -> String {

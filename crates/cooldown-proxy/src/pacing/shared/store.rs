@@ -10,8 +10,8 @@ use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, Cmd, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
-    RedisConnectionInfo, RedisFuture, RedisResult, Script, TlsMode, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    PushInfo, RedisConnectionInfo, RedisFuture, RedisResult, Script, TlsMode, Value,
 };
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
@@ -80,7 +80,8 @@ impl Store {
         settings = user.iter().fold(settings, |settings, user| settings.set_username(user.expose()));
         settings = password.iter().fold(settings, |settings, password| settings.set_password(password.expose()));
         // Sentinels are asked for an address only; what the URL says of credentials is for the one that has the data.
-        let of_node = if matches!(form, StoreForm::Sentinel(_)) { RedisConnectionInfo::default() } else { settings.clone() };
+        let of_node =
+            if matches!(form, StoreForm::Sentinel(_)) { RedisConnectionInfo::default() } else { settings.clone() };
         let nodes = nodes.iter().filter_map(|(host, port)| node(host, *port, *tls, &of_node));
         Self {
             form: form.clone(),

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Weak;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use cooldown_pacer::share::{Answer, Outcome, Renewal};
@@ -232,7 +232,10 @@ impl Task {
         let Some(list) = self.lists.get(&key.limits) else { return };
         if self.held.len() >= MOST_HELD && !list.lasting.contains(&key) {
             if !std::mem::replace(&mut self.was_full, true) {
-                tracing::warn!(most = MOST_HELD, "more limits are in use than are shared: the rest has a small fixed part");
+                tracing::warn!(
+                    most = MOST_HELD,
+                    "more limits are in use than are shared: the rest has a small fixed part"
+                );
             }
             return;
         }
@@ -272,16 +275,16 @@ impl Task {
             let before = std::mem::replace(&mut self.held[slot].due, now);
             self.schedule.change(slot, before, now);
         });
-        let lasting = self.lists.values().flat_map(|list| {
-            list.lasting.iter().flat_map(|key| (0..list.limits.len()).map(|nth| (*key, nth)))
-        });
+        let lasting = self
+            .lists
+            .values()
+            .flat_map(|list| list.lasting.iter().flat_map(|key| (0..list.limits.len()).map(|nth| (*key, nth))));
         let new: Vec<(Key, usize)> = lasting.filter(|place| !self.index.contains_key(place)).collect();
         new.into_iter().for_each(|(key, nth)| self.hold(now, key, nth));
     }
 
     fn leave_one(&mut self, slot: usize) {
-        let renewal = self.held[slot].leave(true);
-        if let Link::Up(connection) = &self.link {
+        if let (Some(renewal), Link::Up(connection)) = (self.held[slot].leave(true), &self.link) {
             self.say(&connection.clone(), slot, renewal);
         }
         self.forget(slot);
@@ -293,8 +296,9 @@ impl Task {
         let connection = connection.clone();
         let slots: Vec<usize> = self.held.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            let renewal = self.held[slot].leave(false);
-            self.say(&connection, slot, renewal);
+            if let Some(renewal) = self.held[slot].leave(false) {
+                self.say(&connection, slot, renewal);
+            }
         }
         // Without it, the store finds out by itself.
         let all = async { while self.events.join_next().await.is_some() {} };
@@ -390,7 +394,10 @@ impl Task {
         }
         self.forgot = Some(now);
         self.figures.lost_memories.fetch_add(1, Relaxed);
-        self.tell("memory lost", "the store of shared limits has lost its memory: nothing is shared anew for a while".to_owned());
+        self.tell(
+            "memory lost",
+            "the store of shared limits has lost its memory: nothing is shared anew for a while".to_owned(),
+        );
     }
 
     fn tell(&self, subject: &str, text: String) {

@@ -5,10 +5,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use cooldown_pacer::share::{Share, Usage};
-use cooldown_pacer::{Instant, Key, LimitsId};
+use cooldown_pacer::{Instant, Key, Limit, LimitsId};
 use foldhash::fast::RandomState;
 
 use super::super::line::Line;
+use super::held::counts_alike;
 use super::{SharedList, Sharer};
 
 /// What the thread must know at once.
@@ -84,19 +85,20 @@ impl Watch {
 }
 
 impl Line {
-    /// Looks at what this instance does with the `nth` limit of a key (`None` for a key that is not in use), and changes
-    /// what it holds of it, both at one instant.
+    /// Looks at what this instance does with a limit, the `nth` of a key (`None` for a key that is not in use), and changes
+    /// what it holds of it, both at one instant. `None` if a reload has just put another limit in that place.
     pub(super) fn hold<R>(
         self: &Arc<Self>,
         key: Key,
-        nth: usize,
+        (nth, limit): (usize, Limit),
         change: impl FnOnce(Instant, Option<Usage>) -> (Option<Share>, R),
-    ) -> R {
+    ) -> Option<R> {
         self.decide(|inner, now, _| {
+            inner.pacer.limits(key.limits).get(nth).filter(|there| counts_alike(**there, limit))?;
             let usage = inner.pacer.usage(now, key, nth);
             let (share, told) = change(now, usage);
             share.into_iter().for_each(|share| inner.pacer.set_share(now, key, nth, share));
-            told
+            Some(told)
         })
     }
 

@@ -57,7 +57,8 @@ impl Redis {
         command.args(usual).arg(self.port.to_string()).args(&self.options).current_dir(self.folder.path());
         let mut process = command.stdout(Stdio::piped()).spawn().expect("redis-server is installed: see .ci/setup");
         let mut said = BufReader::new(process.stdout.take().expect("it is piped"));
-        let ready = said.by_ref().lines().map_while(Result::ok).any(|line| line.contains("Ready to accept connections"));
+        let ready =
+            said.by_ref().lines().map_while(Result::ok).any(|line| line.contains("Ready to accept connections"));
         assert!(ready, "{} did not start", self.program);
         // Nobody reads what it says later, and it must not stand still because of that.
         std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
