@@ -241,8 +241,9 @@ impl KeyState {
             _ => None,
         });
         let longest = rates.max_by_key(|rate| rate.hold());
-        let earlier = longest.into_iter().flat_map(|rate| rate.window.departures());
-        let earlier = earlier.filter(|&(at, _)| at >= from && at < begins && at <= since);
+        // A cell of which the latest departures know a part counts whole: that is the stricter side.
+        let end = begins.min(since.saturating_add(1));
+        let earlier = longest.into_iter().flat_map(|rate| rate.window.departures(end)).filter(|&(at, _)| at >= from);
         let recent = history.into_iter().flat_map(|history| history.up_to(through, unit)).filter(|&(at, _)| at >= from);
         let mut past: Vec<(u64, u64)> = earlier.chain(recent).filter(|(_, cost)| *cost > 0).collect();
         past.sort_unstable();

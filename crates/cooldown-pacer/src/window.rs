@@ -131,10 +131,11 @@ impl Window {
         self.cells.get(index).map_or(u64::MAX, |cell| cell.last.saturating_add(hold))
     }
 
-    /// What left, oldest first, each no earlier than it did.
-    pub(crate) fn departures(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    /// What left by departures of which some were before `end`, oldest first, each no earlier than it did.
+    pub(crate) fn departures(&self, end: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
         let before = std::iter::once(self.passed).chain(self.cells.iter().map(|cell| cell.total));
-        self.cells.iter().zip(before).map(|(cell, before)| (cell.last, cell.total - before))
+        let cells = self.cells.iter().zip(before).take_while(move |(cell, _)| cell.first < end);
+        cells.map(|(cell, before)| (cell.last, cell.total - before))
     }
 
     /// When room appears: pairs of an instant and how much of the window is free from then on.

@@ -29,6 +29,8 @@ struct Configs {
 pub struct Reloader {
     live: Arc<Live>,
     source: Arc<Source>,
+    /// Held from the reading to the end: of two at once, the one that read last is the one in force.
+    turn: Arc<Mutex<()>>,
 }
 
 type Source = dyn Fn() -> Result<Config, Faults> + Send + Sync;
@@ -96,7 +98,7 @@ const UNCHANGED: &str = "the configuration from before is still in force";
 impl Reloader {
     /// Puts in force whatever `source` reads.
     pub(crate) fn new(live: Arc<Live>, source: impl Fn() -> Result<Config, Faults> + Send + Sync + 'static) -> Self {
-        Self { live, source: Arc::new(source) }
+        Self { live, source: Arc::new(source), turn: Arc::default() }
     }
 
     /// Reads the configuration again and puts it in force. Takes milliseconds, and reads a file.
@@ -104,6 +106,7 @@ impl Reloader {
     /// # Errors
     /// Everything that is wrong with it; then nothing has changed.
     pub fn reload(&self) -> Result<Changes, Faults> {
+        let _turn = self.turn.lock();
         self.live.apply((self.source)()?)
     }
 

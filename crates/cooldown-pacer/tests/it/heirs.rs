@@ -282,3 +282,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_the_latest_departures_know_only_in_part_still_counts_whole() {
+    // So many tokens that several departures share a cell, and more departures than are remembered one by one.
+    let tokens = |amount: u64, millis: u64| -> Limit {
+        tokens_per(amount, millis).with_burst(amount).expect("a valid burst").into()
+    };
+    let mut pacer = pacer(&[tokens(600_000, 60_000)]);
+    let ask = || {
+        let mut ask = asks(&[UPSTREAM]);
+        ask.cost = Cost::ONE_REQUEST.with(Unit::Tokens, 100);
+        ask
+    };
+    for nth in 0..1_000 {
+        let permit = go(&mut pacer, nth * MILLI, ask());
+        pacer.settle(at(nth * MILLI), permit, Spent::AsEstimated);
+    }
+    let now = 1_000 * MILLI;
+    pacer.state_limits(at(now), UPSTREAM, vec![tokens(500_000, 30_000)], Some(Teaching::Bold));
+    let more = leave(&mut pacer, now, 5_000, &ask()).len();
+    assert!(more <= 4_000, "{more} of 4,000 that are left");
+}

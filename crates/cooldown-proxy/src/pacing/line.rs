@@ -142,6 +142,17 @@ impl Line {
         })
     }
 
+    /// States the lists of a change that are new. What has left before counts for them once the change is made.
+    pub(super) fn announce(self: &Arc<Self>, change: &Change) {
+        self.decide(|inner, now, _| {
+            let new = change.statements.iter().filter(|statement| inner.pacer.limits(statement.id).is_empty());
+            let new: Vec<&Statement> = new.collect();
+            for Statement { id, limits, teaching, .. } in new {
+                inner.pacer.state_limits(now, *id, limits.clone(), *teaching);
+            }
+        });
+    }
+
     /// Makes a change of its limits, all of it at one instant. What has left stays counted. Who waits goes on waiting, or
     /// asks again if other lists may concern it now.
     pub(super) fn change(self: &Arc<Self>, change: &Change) {

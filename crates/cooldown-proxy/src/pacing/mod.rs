@@ -144,6 +144,8 @@ impl Pacing {
             self.labels.known().lock().retain(|_, label| label.key.is_none());
         }
         let next = Arc::new(next);
+        // Who asks by a list before its line has changed is counted, too.
+        changes.iter().for_each(|(line, change)| line.announce(change));
         // First, so that who is told to ask again asks by it.
         self.make_way(Arc::clone(&next));
         changes.into_iter().for_each(|(line, change)| line.change(&change));

@@ -1,17 +1,21 @@
 //! Responses' bodies on their way to the client: streamed frame by frame, never collected.
 
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cooldown_pacer::Spent;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
 
 use super::idle::Idle;
 use super::kept::Kept;
 use super::meter::Meter;
 use super::opening::Opening;
+use super::peer::Peer;
 use super::record::Record;
 use super::unread::Unread;
 use super::worker::InFlight;
@@ -35,9 +39,24 @@ pub enum ResponseBody {
     /// Our own words.
     Whole(Option<Bytes>),
     /// The upstream's.
-    Relayed(Box<Relayed>),
+    Relayed(Rc<Passed>),
     /// Signs of life while the request waits, then what its upstream answers.
     Kept(Box<Kept>),
+}
+
+/// An upstream's body, as its client takes it. One that stops taking is let go of: nobody polls a body whose client makes no
+/// room for more, so that the body's own clock stands still.
+#[derive(Debug)]
+pub struct Passed {
+    /// `None` once it was let go of.
+    relayed: RefCell<Option<Relayed>>,
+    peer: Rc<Peer>,
+    /// Its peer knows of it: it was not over with its first bytes.
+    known: Cell<bool>,
+    /// Something was taken since the last look.
+    moved: Cell<bool>,
+    /// Since when nothing was.
+    still_since: Cell<Option<Instant>>,
 }
 
 /// An upstream's body and everything that its request holds until the last byte: dropping it gives all of that back.
@@ -152,6 +171,39 @@ impl Relayed {
     }
 }
 
+impl Passed {
+    pub(super) fn new(relayed: Relayed, peer: Rc<Peer>) -> Rc<Self> {
+        let (known, moved) = (Cell::new(false), Cell::new(false));
+        Rc::new(Self { relayed: RefCell::new(Some(relayed)), peer, known, moved, still_since: Cell::new(None) })
+    }
+
+    /// Lets go of it if nothing was taken of it for its idle time; looked at now and then.
+    pub(super) fn look_after(&self, now: Instant) {
+        if self.moved.replace(false) || self.still_since.get().is_none() {
+            self.still_since.set(Some(now));
+            return;
+        }
+        let still = self.still_since.get().map_or(Duration::ZERO, |since| now.duration_since(since));
+        // One that is being polled just now moves.
+        let Ok(mut relayed) = self.relayed.try_borrow_mut() else { return };
+        let gone = relayed.take_if(|relayed| still >= relayed.idle.limit());
+        drop(relayed);
+        drop(gone);
+    }
+
+    fn poll_frame(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut relayed = self.relayed.borrow_mut();
+        let Some(body) = relayed.as_mut() else { return Poll::Ready(Some(Err(BodyError::Idle))) };
+        let polled = body.poll_frame(cx);
+        self.moved.set(true);
+        if !self.known.get() && !body.is_end_stream() {
+            self.known.set(true);
+            self.peer.passes(Rc::downgrade(self));
+        }
+        polled
+    }
+}
+
 impl Drop for Relayed {
     fn drop(&mut self) {
         // hyper does not ask for more once it knows that nothing follows.
@@ -173,7 +225,7 @@ impl Body for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Relayed(relayed) => relayed.poll_frame(cx),
+            Self::Relayed(passed) => passed.poll_frame(cx),
             Self::Kept(kept) => kept.poll_frame(cx),
         }
     }
@@ -181,7 +233,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Relayed(relayed) => relayed.is_end_stream(),
+            Self::Relayed(passed) => passed.relayed.borrow().as_ref().is_some_and(Relayed::is_end_stream),
             Self::Kept(_) => false,
         }
     }
@@ -189,7 +241,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Relayed(relayed) => relayed.size_hint(),
+            Self::Relayed(passed) => passed.relayed.borrow().as_ref().map(Relayed::size_hint).unwrap_or_default(),
             Self::Kept(_) => SizeHint::default(),
         }
     }

@@ -26,6 +26,11 @@ impl Idle {
         Self { limit, sleep: None, moved: false }
     }
 
+    /// How long nothing may move.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Begins anew: what was before does not count.
     pub(super) fn restart(&mut self) {
         self.moved = true;

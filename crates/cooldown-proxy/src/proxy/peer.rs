@@ -2,8 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Weak;
 
 use http::HeaderValue;
+use tokio::time::Instant;
+
+use super::body::Passed;
+
+/// Before there are more, it is seen which of them are over.
+const FEW_PASSED: usize = 16;
 
 /// A client's end of a connection, in the forms in which upstreams are told about it.
 #[derive(Debug)]
@@ -16,6 +23,8 @@ pub struct Peer {
     requests: Cell<u64>,
     /// How many of them have not ended.
     under_way: Cell<u32>,
+    /// Responses that were not over with their first bytes.
+    passed: RefCell<Vec<Weak<Passed>>>,
     /// What it speaks to us: `http` or `https`.
     proto: &'static str,
 }
@@ -27,7 +36,8 @@ impl Peer {
         let ip = address.ip().to_canonical().to_string();
         let ip_value = HeaderValue::from_str(&ip).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
         let (forwarded, requests, under_way) = (RefCell::new(None), Cell::new(0), Cell::new(0));
-        Self { ip, ip_value, forwarded, requests, under_way, proto: if secure { "https" } else { "http" } }
+        let (passed, proto) = (RefCell::default(), if secure { "https" } else { "http" });
+        Self { ip, ip_value, forwarded, requests, under_way, passed, proto }
     }
 
     /// Its address in text.
@@ -53,6 +63,29 @@ impl Peer {
     /// Whether a request is under way on it.
     pub fn is_busy(&self) -> bool {
         self.under_way.get() > 0
+    }
+
+    /// A response is passed on to it in pieces.
+    pub(super) fn passes(&self, response: Weak<Passed>) {
+        let mut passed = self.passed.borrow_mut();
+        if passed.len() >= FEW_PASSED && passed.len() == passed.capacity() {
+            passed.retain(|response| response.strong_count() > 0);
+        }
+        passed.push(response);
+    }
+
+    /// Whether responses may be under way that are passed on in pieces.
+    pub fn takes_pieces(&self) -> bool {
+        !self.passed.borrow().is_empty()
+    }
+
+    /// Lets go of responses of which it has taken nothing for too long.
+    pub fn let_go_of_stalled(&self) {
+        let now = Instant::now();
+        let passed = std::mem::take(&mut *self.passed.borrow_mut());
+        let alive: Vec<Weak<Passed>> = passed.into_iter().filter(|response| response.strong_count() > 0).collect();
+        alive.iter().filter_map(Weak::upgrade).for_each(|response| response.look_after(now));
+        self.passed.borrow_mut().extend(alive);
     }
 
     pub(super) fn begin(&self) {

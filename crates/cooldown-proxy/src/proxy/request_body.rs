@@ -76,6 +76,8 @@ struct Source {
     kept: VecDeque<Bytes>,
     /// The next of them to be sent.
     next: usize,
+    /// How many pieces were sent, over all attempts.
+    sent: u64,
     /// Something was sent that is not kept.
     lost: bool,
     /// A piece was read that there was no memory for.
@@ -96,6 +98,7 @@ impl RequestBody {
         Self::Passing(Passing(Rc::new(RefCell::new(Source {
             kept: VecDeque::new(),
             next: 0,
+            sent: 0,
             lost: false,
             short: false,
             trailers: None,
@@ -190,6 +193,11 @@ impl Passing {
         source.held.release(held);
     }
 
+    /// How many pieces were taken to be sent so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.0.borrow().sent
+    }
+
     /// Whether nothing is left to be sent, as far as that is known.
     pub(super) fn is_end_stream(&self) -> bool {
         self.0.borrow().is_end_stream()
@@ -279,6 +287,7 @@ impl Source {
         let polled = Pin::new(rest).poll_frame(cx);
         let polled = self.idle.watch(polled, cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.sent += 1;
             if let Some(data) = frame.data_ref() {
                 self.pass(data.clone());
             } else if let Some(trailers) = frame.trailers_ref() {
@@ -294,6 +303,7 @@ impl Source {
     }
 
     fn next_kept(&mut self) -> Option<Bytes> {
+        self.sent += 1;
         if self.lost {
             let piece = self.kept.pop_front()?;
             self.held.release(piece.len());

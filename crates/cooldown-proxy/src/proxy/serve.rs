@@ -13,7 +13,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::arrival::Arrival;
-use super::body::{Holding, Relayed, ResponseBody};
+use super::body::{Holding, Passed, Relayed, ResponseBody};
 use super::error::{ProxyError, Speech};
 use super::forward::{Answer, forward};
 use super::kept;
@@ -116,8 +116,10 @@ pub(super) fn relay(
     }
     let idle_timeout = worker.site.idle_timeout;
     let Answer { response, lease, permit, opening, meter, unread, .. } = *answer;
+    let peer = Rc::clone(in_flight.peer());
     let holding = Holding { opening, lease, meter, permit, unread, record, in_flight };
-    response.map(|incoming| ResponseBody::Relayed(Box::new(Relayed::new(incoming, holding, idle_timeout))))
+    let relayed = |incoming| Relayed::new(incoming, holding, idle_timeout);
+    response.map(|incoming| ResponseBody::Relayed(Passed::new(relayed(incoming), peer)))
 }
 
 /// The response to a request that the proxy answers itself, though its body may not have been read.

@@ -26,6 +26,8 @@ use super::worker::Worker;
 enum Wish {
     /// It does not.
     Answer,
+    /// Its response has no body: for HTTP/2, hyper does not see to it.
+    Head,
     /// It carries another protocol, as an upgrade does in HTTP/1.1 (RFC 8441).
     Tunnel,
 }
@@ -41,16 +43,34 @@ pub fn serve_stream(
     let answered = serve(worker, peer, ambiguous, request);
     async move {
         let response = answered.await?;
-        Ok(if wish == Wish::Tunnel { tunnelled(response) } else { response })
+        Ok(match wish {
+            Wish::Answer => response,
+            Wish::Head => without_body(response),
+            Wish::Tunnel => tunnelled(response),
+        })
     }
 }
 
+/// The same response to a HEAD: with the length of what it would have said.
+fn without_body(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if let ResponseBody::Whole(words) = response.body_mut()
+        && let Some(words) = words.take()
+    {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(words.len()));
+    }
+    response
+}
+
 fn to_http1(request: &mut Request<Incoming>) -> Wish {
-    let wish = if request.method() == Method::CONNECT { to_upgrade(request) } else { Wish::Answer };
+    let wish = match *request.method() {
+        Method::CONNECT => to_upgrade(request),
+        Method::HEAD => Wish::Head,
+        _ => Wish::Answer,
+    };
     to_origin_form(request);
     join_cookies(request.headers_mut());
     let is_unknown = !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH);
-    if is_unknown && wish == Wish::Answer {
+    if is_unknown && wish != Wish::Tunnel {
         request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     wish

@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use super::request_body::{Passing, RequestBody};
 use crate::upstream::Lease;
 
-/// For how long a body is read for nobody; nginx's `lingering_time`.
+/// For how long a body is read for nobody, and for how long an upstream that has answered may take nothing of it; nginx's
+/// `lingering_time`.
 const LINGERING: Duration = Duration::from_secs(30);
 
 /// A body that may not have been read to its end.
@@ -39,12 +40,14 @@ impl Unread {
     /// Goes on sending it over the connection that its complete answer came on, which is free again after it.
     pub(super) fn send_on(self, mut lease: Lease) {
         spawn_local(async move {
-            // Bounded by the body's own clock: when that rings, the connection is over.
-            poll_fn(|cx| {
-                lease.drive(cx);
-                if lease.is_reusable() || lease.is_over() { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
+            let mut sent = self.0.sent();
+            while timeout(LINGERING, is_free(&mut lease)).await.is_err() {
+                let before = std::mem::replace(&mut sent, self.0.sent());
+                if sent == before {
+                    // An upstream that does not read, and does not say so.
+                    return;
+                }
+            }
             drop(lease);
             self.read().await;
         });
@@ -57,6 +60,7 @@ impl Unread {
         }
     }
 
+    /// Reads it to its end for nobody; see [`discard`](Self::discard).
     async fn read(self) {
         self.0.give_up();
         let mut body = RequestBody::Passing(self.0);
@@ -71,4 +75,13 @@ impl Unread {
         // Whether it ended or broke off, nobody waits for it.
         let _ = timeout(LINGERING, end).await;
     }
+}
+
+/// Waits until a connection has sent all that it had to send, or cannot.
+async fn is_free(lease: &mut Lease) {
+    poll_fn(|cx| {
+        lease.drive(cx);
+        if lease.is_reusable() || lease.is_over() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }

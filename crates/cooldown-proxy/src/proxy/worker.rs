@@ -112,6 +112,13 @@ impl Worker {
     }
 }
 
+impl InFlight {
+    /// Whose request it is.
+    pub(super) fn peer(&self) -> &Rc<Peer> {
+        &self.peer
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.peer.end();

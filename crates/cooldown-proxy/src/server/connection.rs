@@ -157,7 +157,7 @@ impl Http {
 
     async fn serve_http2(&self, client: Client, stream: Stream, mut timeout: HeadTimeout) {
         let Client { current, connections, peer } = client;
-        let (of_requests, broken_off) = (Rc::clone(&peer), BrokenOff::default());
+        let (of_requests, broken_off) = (Rc::clone(&peer), BrokenOff::new());
         let counted = broken_off.clone();
         let service = service_fn(move |request| {
             let unanswered = counted.begin();
@@ -165,16 +165,19 @@ impl Http {
             async move { answered.await.inspect(|_| unanswered.answered()) }
         });
         let mut connection = pin!(self.http2.serve_connection(TokioIo::new(stream), service));
-        let mut closing = pin!(connections.closing());
+        let mut leaving = pin!(connections.leaving());
         let mut told = false;
         let served = std::future::poll_fn(|cx| {
-            if !told && (connections.is_closing() || closing.as_mut().poll(cx).is_ready()) {
+            // What is under way goes on; what is new goes to another connection, or to another instance.
+            if !told && (connections.is_leaving() || leaving.as_mut().poll(cx).is_ready()) {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }
-            if broken_off.is_too_often() {
-                tracing::info!(client = peer.ip(), "a client that breaks off all that it asks for is cut");
-                return Poll::Ready(Ok(()));
+            if !told && broken_off.is_too_often() {
+                tracing::info!(client = peer.ip(), "a client that breaks off all that it asks for is asked to go");
+                told = true;
+                connection.as_mut().graceful_shutdown();
+                timeout = HeadTimeout::new(self.header_timeout);
             }
             loop {
                 match connection.as_mut().poll(cx) {
@@ -223,14 +226,16 @@ impl HeadTimeout {
         .await
     }
 
-    /// Ready when the connection has waited for a request for too long.
+    /// Ready when the connection has waited for a request for too long. While long responses pass it looks now and then
+    /// whether the client still takes them.
     fn poll(&mut self, peer: &Peer, cx: &mut Context<'_>) -> Poll<()> {
-        if peer.is_busy() {
+        if peer.is_busy() && !peer.takes_pieces() {
             return Poll::Pending;
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            if peer.requests() == self.seen {
+            peer.let_go_of_stalled();
+            if peer.requests() == self.seen && !peer.is_busy() {
                 return Poll::Ready(());
             }
             self.seen = peer.requests();
@@ -257,7 +262,7 @@ mod tests {
         let sizes = [
             // The future of a request is beside it, while there is one.
             ("its task", size_of_answer(&Http::serve), 1100),
-            ("what it shares with its requests", size_of::<Peer>(), 192),
+            ("what it shares with its requests", size_of::<Peer>(), 216),
             ("its timer", size_of::<Sleep>(), 128),
         ];
         for (what, size, most) in sizes {

@@ -46,6 +46,9 @@ pub(super) struct Connections {
     open: Cell<usize>,
     is_closing: Cell<bool>,
     closing: Notify,
+    /// Those that carry many requests are told first: they finish what they have and take no more.
+    is_leaving: Cell<bool>,
+    leaving: Notify,
     /// Told when the last one has closed.
     none: Notify,
 }
@@ -111,6 +114,7 @@ async fn serve(
     tokio::task::spawn_local(follow(sites, Rc::clone(&current)));
     let deadline = draining(&mut phase).await;
     current.drain();
+    connections.leave();
     accepting.iter().for_each(tokio::task::JoinHandle::abort);
     // Late is late: what does not finish in time is cut by the end of the runtime.
     let _ = timeout_at(deadline, current.quiet()).await;
@@ -168,6 +172,21 @@ impl Connections {
     /// Whether they shall.
     pub(super) fn is_closing(&self) -> bool {
         self.is_closing.get()
+    }
+
+    /// Completes when connections shall take no more requests.
+    pub(super) async fn leaving(&self) {
+        self.leaving.notified().await;
+    }
+
+    /// Whether they shall take no more.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_leaving.get()
+    }
+
+    fn leave(&self) {
+        self.is_leaving.set(true);
+        self.leaving.notify_waiters();
     }
 
     fn close(&self) {

@@ -1,6 +1,7 @@
 //! Connections to upstreams: made, kept and reused by each worker for itself.
 
 mod carrier;
+mod congested;
 mod connect;
 mod connection;
 mod deadline;

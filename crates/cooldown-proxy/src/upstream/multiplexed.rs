@@ -20,13 +20,14 @@ use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use super::congested::{Congested, Congestion};
 use super::connection::ExchangeError;
 use super::deadline::Deadline;
 use super::sent::{Bond, Sent};
 use crate::proxy::request_body::RequestBody;
 use crate::stream::Stream;
 
-type Driver = http2::Connection<TokioIo<Stream>, Sent, Tasks>;
+type Driver = http2::Connection<TokioIo<Congested>, Sent, Tasks>;
 
 /// The longest response head, in bytes.
 const LONGEST_HEAD: u32 = 64 * 1024;
@@ -41,6 +42,8 @@ const STREAM_BUFFER: usize = 64 * 1024;
 pub(super) struct Multiplexed {
     sender: http2::SendRequest<Sent>,
     driven: Rc<Driven>,
+    /// What waits to be written; a request would wait behind it, long after the instant that counts for its limits.
+    congestion: Congestion,
     scheme: Scheme,
     streams: Cell<usize>,
     /// It has carried a request before, so that the upstream may be closing it.
@@ -109,6 +112,7 @@ impl Multiplexed {
             // No client that is slow to take its answer may stand in the way of another one's.
             .initial_connection_window_size(MOST_STREAMS as u32 * STREAM_WINDOW)
             .max_send_buf_size(STREAM_BUFFER);
+        let (stream, congestion) = Congested::new(stream);
         let (mut sender, driver) = builder.handshake(TokioIo::new(stream)).await?;
         let First::Kept(connection) = tasks.0.replace(First::Taken) else {
             unreachable!("a handshake makes a connection")
@@ -126,7 +130,7 @@ impl Multiplexed {
         let driven = Rc::new(Driven { parts, task, over });
         tokio::task::spawn_local(Rc::clone(&driven).drive());
         let (streams, reused, idle_since) = (Cell::new(0), Cell::new(false), Cell::new(Instant::now()));
-        Ok(Self { sender, driven, scheme, streams, reused, idle_since })
+        Ok(Self { sender, driven, congestion, scheme, streams, reused, idle_since })
     }
 
     /// Whether it can carry requests, as far as is known.
@@ -145,9 +149,9 @@ impl Multiplexed {
         self.streams.get() == 0
     }
 
-    /// A place on it; `None` where there is no room.
+    /// A place on it; `None` where there is no room, or where what is sent would not be written at once.
     pub(super) fn place(self: &Rc<Self>) -> Option<StreamPlace> {
-        if self.streams.get() >= self.most_streams() {
+        if self.congestion.get() || self.streams.get() >= self.most_streams() {
             return None;
         }
         self.streams.set(self.streams.get() + 1);

@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::carrier::Carrier;
 use super::connect::{ConnectError, Endpoint, Opened};
@@ -18,6 +18,10 @@ use super::multiplexed::Multiplexed;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// The most connections that are kept unused.
 const MAX_IDLE: usize = 256;
+/// After an upstream that carries requests has refused a further connection, none is asked for so long.
+const AFTER_REFUSAL: Duration = Duration::from_secs(1);
+/// After so many of them a request does not wait any longer for a place on the connections that there are.
+const MOST_REFUSALS: u32 = 10;
 /// The most connections that are being made at once; whoever comes later gets one that another has made or left.
 const MAX_CONNECTING: usize = 64;
 
@@ -35,6 +39,8 @@ pub struct Pool {
     /// What the upstream speaks, as far as is known.
     spoken: Cell<Spoken>,
     connecting: Cell<usize>,
+    /// When a further connection was refused.
+    refused: Cell<Option<Instant>>,
     /// Who waits for a connection that somebody else makes or leaves.
     wanting: RefCell<VecDeque<oneshot::Sender<Offer>>>,
     /// Whether a task sees to it that unused connections are closed in time.
@@ -97,6 +103,7 @@ impl Pool {
             spoken: Cell::new(spoken),
             idle: RefCell::default(),
             connecting: Cell::new(0),
+            refused: Cell::new(None),
             wanting: RefCell::default(),
             swept: Cell::new(false),
         }
@@ -154,11 +161,16 @@ impl Pool {
     }
 
     async fn made(self: &Rc<Self>) -> Result<Lease, ConnectError> {
+        let mut refusals = 0;
         loop {
             if self.connecting.get() < self.most_connecting() {
-                return self.fresh().await;
+                match self.fresh().await {
+                    // A place on one that it has will do.
+                    Err(_) if refusals < MOST_REFUSALS && self.is_refused() && self.carries() => refusals += 1,
+                    made => return made,
+                }
             }
-            match Wanted::new(self).next().await {
+            match self.offered().await {
                 Offer::Use(carrier) => return Ok(self.lease(carrier)),
                 Offer::Fail(error) => return Err(error),
                 Offer::Connect => {}
@@ -167,6 +179,20 @@ impl Pool {
                 return Ok(lease);
             }
         }
+    }
+
+    /// What somebody else makes or leaves; after a refusal, a turn to make one at the latest when it may be tried again.
+    async fn offered(self: &Rc<Self>) -> Offer {
+        let wanted = Wanted::new(self);
+        if !self.is_refused() {
+            return wanted.next().await;
+        }
+        timeout(AFTER_REFUSAL, wanted.next()).await.unwrap_or(Offer::Connect)
+    }
+
+    /// Whether the upstream has just refused a further connection.
+    fn is_refused(&self) -> bool {
+        self.refused.get().is_some_and(|refused| refused.elapsed() < AFTER_REFUSAL)
     }
 
     /// A new connection.
@@ -190,6 +216,10 @@ impl Pool {
                 // There is no place on a connection that has ended meanwhile.
                 place.map(|place| self.lease(Carrier::Http2(Box::new(place)))).ok_or_else(ConnectError::gone)
             }
+            Err(error) if self.carries() => {
+                self.refused.set(Some(Instant::now()));
+                Err(error)
+            }
             Err(error) => {
                 let wanting = std::mem::take(&mut *self.wanting.borrow_mut());
                 wanting.into_iter().for_each(|offer| drop(offer.send(Offer::Fail(error.clone()))));
@@ -198,9 +228,15 @@ impl Pool {
         }
     }
 
+    /// Whether there is a connection that others use as well.
+    fn carries(&self) -> bool {
+        self.spoken.get() == Spoken::Http2 && self.multiplexed.borrow().iter().any(|connection| connection.is_usable())
+    }
+
     /// How many connections may be made at once. One tells whether others are needed: it may carry all who wait.
     fn most_connecting(&self) -> usize {
         match self.spoken.get() {
+            _ if self.is_refused() && self.carries() => 0,
             Spoken::Unknown => 1,
             Spoken::Http1 => MAX_CONNECTING,
             Spoken::Http2 => {

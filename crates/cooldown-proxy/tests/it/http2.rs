@@ -134,6 +134,15 @@ async fn answers_without_a_body_end_with_their_heads() {
     }
 }
 
+#[tokio::test]
+async fn a_refusal_of_a_head_request_has_a_length_and_no_body() {
+    let proxy = Proxy::start("routes: {b.example: \"http://127.0.0.1:9\"}");
+    let mut client = Http2::connect(proxy.address()).await;
+    let answer = client.fetch(asked("/").method(Method::HEAD).body(empty()).expect("a valid request")).await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    assert!(answer.body.is_empty() && answer.field("content-length").parse::<u32>().is_ok_and(|length| length > 0));
+}
+
 #[rstest]
 #[case::host_and_authority_differ(&[("host", "b.example")])]
 #[case::two_lengths(&[("content-length", "0"), ("content-length", "0")])]

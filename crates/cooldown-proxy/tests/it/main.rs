@@ -36,6 +36,7 @@ mod shared;
 mod shutdown;
 mod simulate;
 mod smuggling;
+mod stalled;
 mod streaming;
 mod tls;
 mod tls_listener;
