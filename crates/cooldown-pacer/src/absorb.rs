@@ -44,6 +44,7 @@ impl Pacer {
     pub fn absorb(&mut self, now: Instant, other: Self) -> Moved {
         self.advance(now.max(Instant::from_nanos(other.last_now())));
         self.granted = self.granted.max(other.granted);
+        self.lapses = self.lapses.min(other.lapses);
         let waiting = other.line.everybody();
         let mut moved = Moved { keys: self.keys.absorb(other.keys), tickets: HashMap::default() };
         for (ticket, joining) in waiting {

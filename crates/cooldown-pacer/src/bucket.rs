@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use crate::cost::{Cost, Unit};
 use crate::limit::{Limit, Rate};
 use crate::pace::Pace;
+use crate::share::Usage;
 use crate::time::nanos;
 use crate::window::Window;
 
@@ -12,6 +13,14 @@ use crate::window::Window;
 const WIDEST: u64 = 10;
 /// The smallest widening that is worth keeping.
 const NARROWEST: u64 = 100_000;
+
+/// What left within this time says how fast it goes now,
+const RECENT: u64 = 2_000_000_000;
+/// or within this part of the period, if that is shorter.
+const RECENT_PART: u64 = 8;
+
+/// In this time a share that has grown is used.
+const CATCHING_UP: u64 = 10_000_000_000;
 
 /// The running state of one limit for one key.
 #[derive(Debug, Clone)]
@@ -29,6 +38,8 @@ pub(crate) struct RateBucket {
     guard: Guard,
     /// The period in nanoseconds, which every decision needs.
     period: u64,
+    /// The amount that predictions reckon with: of a shared limit, what will probably be this instance's when it is needed.
+    pub(crate) hoped: u64,
 }
 
 /// Time that a departure is held longer than its window, against jitter on the way to the upstream.
@@ -45,7 +56,9 @@ struct Guard {
 /// A number in flight.
 #[derive(Debug, Clone)]
 pub(crate) struct Slots {
+    /// How many may be taken now: of a shared limit, this instance's share.
     pub(crate) max: u32,
+    stated: u32,
     pub(crate) taken: u32,
     /// When a slot last became free.
     freed: u64,
@@ -57,7 +70,9 @@ impl Bucket {
     pub(crate) fn new(limit: Limit, guard: u64, now: u64) -> Self {
         match limit {
             Limit::Rate(rate) => Self::Rate(Box::new(RateBucket::new(rate, guard, now))),
-            Limit::Concurrency(max) => Self::Slots(Slots { max: max.get(), taken: 0, freed: 0, held_for: 0.0 }),
+            Limit::Concurrency(max) => {
+                Self::Slots(Slots { max: max.get(), stated: max.get(), taken: 0, freed: 0, held_for: 0.0 })
+            }
         }
     }
 
@@ -73,7 +88,7 @@ impl Bucket {
     pub(crate) fn retune(&mut self, now: u64, limit: Limit, guard: u64) {
         match (self, limit) {
             (Self::Rate(bucket), Limit::Rate(rate)) => bucket.retune(now, rate, guard),
-            (Self::Slots(slots), Limit::Concurrency(max)) => slots.max = max.get(),
+            (Self::Slots(slots), Limit::Concurrency(max)) => (slots.max, slots.stated) = (max.get(), max.get()),
             _ => {}
         }
     }
@@ -124,7 +139,7 @@ impl Bucket {
     pub(crate) fn limit(&self) -> Limit {
         match self {
             Self::Rate(bucket) => Limit::Rate(bucket.rate),
-            Self::Slots(slots) => Limit::Concurrency(NonZeroU32::new(slots.max).unwrap_or(NonZeroU32::MIN)),
+            Self::Slots(slots) => Limit::Concurrency(NonZeroU32::new(slots.stated).unwrap_or(NonZeroU32::MIN)),
         }
     }
 
@@ -133,6 +148,38 @@ impl Bucket {
         match self {
             Self::Rate(bucket) => cost.get(bucket.rate.unit()).min(bucket.rate.amount()),
             Self::Slots(_) => 1,
+        }
+    }
+
+    /// Only so much of its limit is this instance's from now on, and probably `hoped` when it is needed.
+    pub(crate) fn allow(&mut self, now: u64, amount: u64, hoped: u64) {
+        match self {
+            Self::Rate(bucket) => bucket.allow(now, amount, hoped),
+            Self::Slots(slots) => slots.max = amount.min(u64::from(slots.stated)) as u32,
+        }
+    }
+
+    /// What it says of its use where it is shared.
+    pub(crate) fn usage(&mut self, now: u64, waiting: u32, backlog: &Cost, weight: u64) -> Usage {
+        self.expire(now);
+        match self {
+            Self::Rate(bucket) => {
+                let recent = RECENT.min(bucket.period / RECENT_PART);
+                Usage {
+                    used: bucket.window.used(),
+                    recent: bucket.window.used_since(now.saturating_sub(recent)),
+                    waiting: backlog.get(bucket.unit()),
+                    largest: bucket.pace.largest().unwrap_or(0).min(bucket.rate.amount()),
+                    weight,
+                }
+            }
+            Self::Slots(slots) => Usage {
+                used: u64::from(slots.taken),
+                recent: 0,
+                waiting: u64::from(waiting),
+                largest: u64::from(waiting.min(1)),
+                weight,
+            },
         }
     }
 
@@ -272,6 +319,7 @@ impl RateBucket {
             pace: Pace::new(amount, period, rate.burst(), now),
             guard: Guard { base: guard.saturating_add(period / 1000), extra: 0, changed: now },
             period,
+            hoped: amount,
         }
     }
 
@@ -284,11 +332,24 @@ impl RateBucket {
         let is_other_period = self.rate.period() != rate.period();
         self.rate = rate;
         self.period = period;
+        self.hoped = amount;
         if is_other_period {
             // As if the new limit had held all along: of its burst, what is in its window is gone.
             self.window.expire(now, self.hold());
             self.pace.start_over(now, self.window.used());
         }
+    }
+
+    fn allow(&mut self, now: u64, amount: u64, hoped: u64) {
+        let (whole, amount) = (self.rate.amount(), amount.min(self.rate.amount()));
+        self.hoped = hoped.clamp(amount.max(1), whole);
+        self.window.allow(amount);
+        // The window alone holds to the share. Room in it that has come from others is used within a while, not a period.
+        let room = amount.saturating_sub(self.window.used());
+        let room = u128::from(room) * u128::from(self.period) / u128::from(CATCHING_UP);
+        let paced = u128::from(self.hoped).saturating_add(room).min(u128::from(whole));
+        let burst = (u128::from(self.rate.burst()) * u128::from(self.hoped)).div_ceil(u128::from(whole));
+        self.pace.allow(now, paced as u64, self.period, burst as u64);
     }
 
     fn look_back(&mut self, now: u64, past: &[(u64, u64)]) {

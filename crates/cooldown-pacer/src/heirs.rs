@@ -267,6 +267,7 @@ impl KeyState {
                 Bucket::Rate(_) => bucket.look_back(now, &pasts.next().unwrap_or_default()),
             }
         }
+        self.hold_to_shares(now);
     }
 
     /// Writes down what is in flight, for heirs.

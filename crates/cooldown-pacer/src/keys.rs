@@ -15,6 +15,7 @@ use crate::cost::Cost;
 use crate::heirs::{Estate, Inheritance};
 use crate::limit::Limit;
 use crate::pacer::Teaching;
+use crate::share::Share;
 use crate::taught::Taught;
 
 /// The subject that all keys beyond the bound share.
@@ -52,6 +53,8 @@ pub(crate) struct Stated {
     limits: Vec<Limit>,
     /// Whether the upstream may add to them.
     teaching: Option<Teaching>,
+    /// Whether other instances use them too.
+    shared: bool,
     /// What its keys know of what left before there were any.
     pub(crate) inheritance: Option<Inheritance>,
 }
@@ -69,6 +72,8 @@ pub(crate) struct KeyState {
     pub(crate) held: u32,
     /// What the upstream has taught about it, where it may.
     pub(crate) taught: Option<Box<Taught>>,
+    /// What this instance holds of each limit, where others use them too.
+    pub(crate) shares: Box<[Share]>,
     /// What it keeps for others, and of limits that are gone.
     pub(crate) estate: Option<Box<Estate>>,
     /// What is written down of it before it leaves.
@@ -93,14 +98,16 @@ impl Keys {
     pub(crate) fn add_limits(&mut self, limits: Vec<Limit>, teaching: Option<Teaching>) -> LimitsId {
         let unused = (self.stated.len() as u32..).map(LimitsId).find(|id| !self.stated.contains_key(id));
         let id = unused.unwrap_or(LimitsId(u32::MAX));
-        self.stated.insert(id, Stated { limits, teaching, inheritance: None });
+        self.stated.insert(id, Stated { limits, teaching, shared: false, inheritance: None });
         id
     }
 
     /// Adds a list of limits under a name, or replaces it.
     pub(crate) fn state(&mut self, now: u64, id: LimitsId, limits: Vec<Limit>, teaching: Option<Teaching>) {
         match self.stated.get_mut(&id) {
-            None => _ = self.stated.insert(id, Stated { limits, teaching, inheritance: None }),
+            None => {
+                self.stated.insert(id, Stated { limits, teaching, shared: false, inheritance: None });
+            }
             Some(stated) => {
                 stated.teaching = teaching;
                 if stated.limits != limits {
@@ -113,10 +120,14 @@ impl Keys {
     /// Replaces a list of limits. Each goes on from what its keys know; those that go are remembered for as long as what
     /// left under them counts.
     pub(crate) fn set_limits(&mut self, now: u64, id: LimitsId, limits: Vec<Limit>) {
-        let guard = self.guard;
+        let (guard, shared) = (self.guard, self.is_shared(id));
         let mut concerned: Vec<KeyIndex> = Vec::new();
         for (index, state) in self.table.iter_mut().filter(|(_, state)| state.key.limits == id) {
+            let before: Vec<Limit> = state.buckets.iter().map(Bucket::limit).collect();
             state.set_limits(now, &limits, guard);
+            if shared {
+                state.keep_shares(now, &before, &limits);
+            }
             concerned.push(index as KeyIndex);
         }
         concerned.into_iter().for_each(|index| self.plan_ahead(now, index));
@@ -151,6 +162,33 @@ impl Keys {
     /// The limits that a key has when nothing is known about it yet.
     pub(crate) fn stated(&self, id: LimitsId) -> &[Limit] {
         self.stated.get(&id).map_or(&[], |stated| &stated.limits)
+    }
+
+    /// From now on other instances use these limits too, and nothing but a stranger's share is this one's; or it has all
+    /// of them to itself again.
+    pub(crate) fn share(&mut self, now: u64, id: LimitsId, is_shared: bool) {
+        let Some(stated) = self.stated.get_mut(&id) else { return };
+        if std::mem::replace(&mut stated.shared, is_shared) == is_shared {
+            return;
+        }
+        let strangers = stated.limits.iter().map(|&limit| Share::of_stranger(limit));
+        let shares: Box<[Share]> = strangers.filter(|_| is_shared).collect();
+        for state in self.of_mut(id) {
+            state.shares = shares.clone();
+            match is_shared {
+                true => _ = state.hold_to_shares(now),
+                false => state.buckets.iter_mut().for_each(|bucket| bucket.allow(now, u64::MAX, u64::MAX)),
+            }
+        }
+    }
+
+    /// Holds every shared limit to what is this instance's at `now`. When that changes next.
+    pub(crate) fn hold_to_shares(&mut self, now: u64) -> u64 {
+        self.table.iter_mut().map(|(_, state)| state.hold_to_shares(now)).min().unwrap_or(u64::MAX)
+    }
+
+    fn is_shared(&self, id: LimitsId) -> bool {
+        self.stated.get(&id).is_some_and(|stated| stated.shared)
     }
 
     fn teaching(&self, id: LimitsId) -> Option<Teaching> {
@@ -224,13 +262,18 @@ impl Keys {
         let buckets = self.stated(key.limits).iter().map(|&limit| Bucket::new(limit, guard, now)).collect();
         let teaching = self.teaching(key.limits);
         let taught = teaching.map(|teaching| Box::new(Taught::new(now, teaching, self.stated(key.limits))));
-        let state =
-            KeyState { key, buckets, waiting: 0, backlog: Cost::NOTHING, held: 0, taught, estate: None, ahead: None };
+        let shares = match self.is_shared(key.limits) {
+            true => self.stated(key.limits).iter().map(|&limit| Share::of_stranger(limit)).collect(),
+            false => Box::default(),
+        };
+        let (waiting, backlog, held) = (0, Cost::NOTHING, 0);
+        let state = KeyState { key, buckets, waiting, backlog, held, taught, shares, estate: None, ahead: None };
         let index = self.table.insert(state) as KeyIndex;
         self.index.insert(key, index);
         self.endow(now, index);
         shared.into_iter().for_each(|shared| self.endow_from_shared(now, granted, index, shared));
         self.plan_ahead(now, index);
+        self.get_mut(index).hold_to_shares(now);
         index
     }
 
@@ -268,8 +311,29 @@ impl KeyState {
 
     fn is_as_new(&mut self, now: u64) -> bool {
         self.estate.is_none()
+            && self.shares.iter().all(Share::is_strangers)
             && self.buckets.iter_mut().all(|bucket| bucket.is_as_new(now))
             && self.taught.as_mut().is_none_or(|taught| taught.is_as_new(now))
+    }
+
+    /// Holds each shared limit to what is this instance's at `now`. When that changes next.
+    pub(crate) fn hold_to_shares(&mut self, now: u64) -> u64 {
+        let pairs = self.buckets.iter_mut().zip(&self.shares);
+        let changes = pairs.map(|(bucket, share)| {
+            bucket.allow(now, share.at(now), share.hoped);
+            share.changes(now)
+        });
+        changes.min().unwrap_or(u64::MAX)
+    }
+
+    /// The limits are others now: what it holds of one that stays, it holds on.
+    fn keep_shares(&mut self, now: u64, before: &[Limit], limits: &[Limit]) {
+        let kept = |limit: &Limit| {
+            let same = before.iter().position(|before| is_same(*before, *limit));
+            same.and_then(|nth| self.shares.get(nth).copied()).unwrap_or_else(|| Share::of_stranger(*limit))
+        };
+        self.shares = limits.iter().map(kept).collect();
+        self.hold_to_shares(now);
     }
 
     /// The buckets of every limit that is known, whoever stated it.
@@ -366,6 +430,15 @@ impl KeyState {
         let mut bucket = Bucket::new(limit, guard, now).with_taken(self.held);
         bucket.line_up(now, &self.typical(), self.waiting);
         bucket
+    }
+}
+
+/// Whether two limits are one whose amount may have changed.
+fn is_same(a: Limit, b: Limit) -> bool {
+    match (a, b) {
+        (Limit::Rate(a), Limit::Rate(b)) => a.unit() == b.unit() && a.period() == b.period(),
+        (Limit::Concurrency(_), Limit::Concurrency(_)) => true,
+        _ => false,
     }
 }
 

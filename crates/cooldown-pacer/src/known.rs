@@ -117,7 +117,7 @@ fn rooms(taught: &Taught, now: u64) -> Vec<Room> {
 fn room(mut bucket: Bucket, source: Source, now: u64) -> Room {
     bucket.expire(now);
     let left = match &bucket {
-        Bucket::Rate(rate) => rate.rate.amount() as i64 - rate.window.used() as i64,
+        Bucket::Rate(rate) => rate.window.amount() as i64 - rate.window.used() as i64,
         Bucket::Slots(slots) => i64::from(slots.max) - i64::from(slots.taken),
     };
     let earliest = bucket.earliest(1);

@@ -45,6 +45,8 @@ mod predict;
 mod ramp;
 mod reading;
 mod search;
+pub mod share;
+mod shared;
 mod taught;
 mod time;
 mod window;

@@ -54,6 +54,15 @@ impl Pace {
         self.level = self.level.min(self.burst);
     }
 
+    /// The same credit under a part of the limit. What was saved for a large request that waits stays saved.
+    pub(crate) fn allow(&mut self, now: u64, amount: u64, period: u64, burst: u64) {
+        self.advance(now);
+        self.amount = amount as f64;
+        self.rate = self.amount / period as f64;
+        self.burst = burst as f64;
+        self.level = self.level.min(self.burst.max(self.cap_of_growth()));
+    }
+
     /// Credit as if `used` had left of a full one.
     pub(crate) fn start_over(&mut self, now: u64, used: u64) {
         self.advance(now);
@@ -113,7 +122,7 @@ impl Pace {
     }
 
     /// What the largest request that waits costs.
-    fn largest(&self) -> Option<u64> {
+    pub(crate) fn largest(&self) -> Option<u64> {
         self.line.keys().next_back().copied()
     }
 

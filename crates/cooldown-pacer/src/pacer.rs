@@ -59,6 +59,8 @@ pub struct Pacer {
     now: u64,
     /// When [`Pacer::due`] has something to do; `u64::MAX` = not before something else happens.
     next: u64,
+    /// When a share of a limit that other instances use too lapses next.
+    pub(crate) lapses: u64,
 }
 
 /// How an upstream is met that may have limits which nobody has stated.
@@ -89,6 +91,7 @@ impl Pacer {
             granted: 0,
             now: 0,
             next: u64::MAX,
+            lapses: u64::MAX,
         }
     }
 
@@ -269,6 +272,9 @@ impl Pacer {
 
     pub(crate) fn advance(&mut self, now: Instant) -> u64 {
         self.now = self.now.max(now.as_nanos());
+        if self.now >= self.lapses {
+            self.lapse();
+        }
         self.now
     }
 

@@ -142,7 +142,7 @@ impl KeyState {
         let bounds = self.all_buckets().map(|bucket| match bucket {
             Bucket::Rate(bucket) => {
                 // Packing may leave up to half of a window unused.
-                let laps = self.backlog.get(bucket.unit()) * 2 / bucket.rate.amount() + 3;
+                let laps = self.backlog.get(bucket.unit()) * 2 / bucket.hoped + 3;
                 let debt = bucket.pace.span((-bucket.pace.level(opens)).max(0.0)) as u64;
                 opens.saturating_add(bucket.hold().saturating_mul(laps)).saturating_add(debt)
             }
@@ -171,7 +171,8 @@ fn rate_departure(bucket: &RateBucket, now: u64, ahead: u64, own: u64) -> u64 {
     if own == 0 {
         return now;
     }
-    let (amount, hold) = (bucket.rate.amount(), bucket.hold());
+    let (amount, hold) = (bucket.hoped, bucket.hold());
+    let own = own.min(amount);
     let usable = if ahead.is_multiple_of(own) { amount - amount % own } else { amount };
     let laps = (ahead + own - 1) / usable;
     let before = ahead.saturating_sub(laps * usable);
@@ -189,14 +190,16 @@ fn departure_in_window(bucket: &RateBucket, now: u64, before: u64, own: u64) -> 
     let within = before + own;
     let credit = bucket.pace.level(now);
     let mut latest = now.saturating_add(bucket.pace.span((within as f64 - credit).max(0.0)) as u64);
-    let mut free = bucket.rate.amount() as i64 - bucket.window.used() as i64;
+    // Of a shared limit, what will come.
+    let more = bucket.hoped as i64 - bucket.window.amount() as i64;
+    let mut free = bucket.hoped as i64 - bucket.window.used() as i64;
     for (release, freed) in bucket.window.releases(bucket.hold()) {
         if free >= within as i64 {
             break;
         }
         let behind = (before as i64 - free.max(0)).max(0);
         latest = latest.max(release.saturating_add(bucket.pace.span(behind as f64) as u64));
-        free = freed;
+        free = freed + more;
     }
     latest
 }
@@ -208,5 +211,5 @@ fn slot_departure(slots: &Slots, now: u64, ahead: f64) -> u64 {
     if waits_for <= 0.0 {
         return now;
     }
-    now.saturating_add((waits_for * slots.held_for / f64::from(slots.max)) as u64)
+    now.saturating_add((waits_for * slots.held_for / f64::from(slots.max.max(1))) as u64)
 }

@@ -40,6 +40,23 @@ impl Window {
         self.width = width(amount, period);
     }
 
+    /// The same log under a part of its limit, or all of it again.
+    pub(crate) fn allow(&mut self, amount: u64) {
+        self.amount = amount;
+    }
+
+    /// What it allows now.
+    pub(crate) fn amount(&self) -> u64 {
+        self.amount
+    }
+
+    /// How much of what is in the window left after `since`.
+    pub(crate) fn used_since(&self, since: u64) -> u64 {
+        let before = self.cells.partition_point(|cell| cell.last <= since);
+        let passed = before.checked_sub(1).map_or(self.passed, |before| self.cells[before].total);
+        self.cells.back().map_or(0, |cell| cell.total - passed)
+    }
+
     /// The span that rounding can hold a departure longer than its own window.
     pub(crate) fn width(&self) -> u64 {
         self.width

@@ -141,6 +141,7 @@ impl App {
         running.phase.send_replace(Phase::Draining(Instant::now() + drain_timeout));
         live.site().pacing().shut_down(drain_timeout);
         let ended = running.end().await;
+        live.site().pacing().leave();
         live.site().pacing().close_ledger();
         if died {
             bail!("a worker died; its last words are in the log");

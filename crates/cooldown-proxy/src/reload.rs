@@ -174,6 +174,7 @@ impl Changes {
                 ("admin", started.admin != new.admin),
                 ("log", started.log != new.log),
                 ("telemetry", started.traces != new.traces),
+                ("shared", started.shared != new.shared),
             ]),
         }
     }

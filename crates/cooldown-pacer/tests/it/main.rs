@@ -13,5 +13,6 @@ mod queues;
 mod reload;
 mod rules;
 mod scenarios;
+mod sharing;
 mod upstream;
 mod world;

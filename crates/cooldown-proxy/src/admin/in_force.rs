@@ -43,6 +43,12 @@ pub(super) fn in_force(config: &Config) -> Value {
             "port": admin.port,
             "token": admin.token.as_ref().map(|_| HIDDEN),
         })),
+        "shared": config.shared.as_ref().map(|shared| json!({
+            "redis": shared.store.to_string(),
+            "prefix": shared.prefix,
+            "share": shared.every.as_secs_f64(),
+            "instance": shared.instance,
+        })),
         "log": {
             "level": log.level.to_string().to_lowercase(),
             "format": if log.format == LogFormat::Json { "json" } else { "text" },

@@ -51,15 +51,15 @@ impl Config {
     /// What the domain asked for adds to the limits of a route.
     fn paced_by_domain(&self, route: &Route) -> Vec<String> {
         let rule = &route.rule;
-        let default_limits = if route.takes_default_limits() { self.default_limits.as_slice() } else { &[] };
+        let default_limits = if route.takes_default_limits() { &self.default_limits[..] } else { &[] };
         if !names_hosts(rule) {
             let by_domain = !self.domain_limits.is_empty() || !default_limits.is_empty();
             return if by_domain { vec!["by the domain asked for".to_owned()] } else { Vec::new() };
         }
         let (limits, scope) = match self.domain_of(rule) {
-            Some(domain) if domain.per_host => (domain.limits.as_slice(), for_each_of(rule)),
-            Some(domain) if domain.rule == *rule => (domain.limits.as_slice(), String::new()),
-            Some(domain) => (domain.limits.as_slice(), format!(" (one allowance for all of {})", domain.name)),
+            Some(domain) if domain.per_host => (&domain.limits[..], for_each_of(rule)),
+            Some(domain) if domain.rule == *rule => (&domain.limits[..], String::new()),
+            Some(domain) => (&domain.limits[..], format!(" (one allowance for all of {})", domain.name)),
             None => (default_limits, for_each_of(rule)),
         };
         paced(limits).into_iter().map(|limit| limit + &scope).collect()

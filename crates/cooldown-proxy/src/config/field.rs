@@ -62,14 +62,6 @@ impl<'a> Fields<'a> {
         self.entries.iter().any(|(key, _)| key.text == name)
     }
 
-    /// Takes a field that belongs to a later version, and says so.
-    pub(super) fn refuse_unsupported(&mut self, name: &'static str, report: &mut Report) {
-        if let Some(field) = self.take(name) {
-            let message = format!("`{}` is not supported by this version", field.path);
-            report.fault(&field.node.at, message, "remove it; a later version will understand it");
-        }
-    }
-
     /// Reports the fields that nobody took.
     pub(super) fn close(self, report: &mut Report) {
         #[cfg(test)]

@@ -1,7 +1,9 @@
 //! A configuration from the command line alone: one upstream, paced.
 
 use super::fault::Faults;
-use super::model::{Admin, Config, HostHeader, Log, Match, ProviderKind, Queue, Retry, Route, Server, Upstream};
+use super::model::{
+    Admin, Config, HostHeader, Limits, Log, Match, ProviderKind, Queue, Retry, Route, Server, Upstream,
+};
 use super::{host, rate, url};
 
 /// One upstream for every request, listening on localhost:8080, with the admin listener on localhost:9900.
@@ -29,13 +31,13 @@ pub fn from_flags(upstream: &str, limits: &[String]) -> Result<Config, Faults> {
         rule: Match::Any,
         upstream: Upstream::at(url, HostHeader::Upstream),
         provider: ProviderKind::Generic,
-        limits: paced,
+        limits: Limits { all: paced, ..Limits::default() },
     };
     Ok(Config {
         server: Server::at("localhost".to_owned(), 8080),
         routes: vec![route],
         domain_limits: Vec::new(),
-        default_limits: Vec::new(),
+        default_limits: Limits::default(),
         providers: Vec::new(),
         clients: None,
         queue: Queue::default(),
@@ -44,6 +46,7 @@ pub fn from_flags(upstream: &str, limits: &[String]) -> Result<Config, Faults> {
         admin: Some(Admin::default()),
         log: Log::default(),
         traces: None,
+        shared: None,
     })
 }
 

@@ -4,11 +4,12 @@ use cooldown_pacer::{LARGEST_AMOUNT, Limit, Rate, RateError, Unit};
 
 use super::fault::Report;
 use super::field::{Field, Fields};
+use super::model::Limits;
 use super::rate::{self, LimitError};
 
-/// The general form: `{requests: 10/s, tokens: [60k/min, "1M/day"], concurrency: 8}`.
-pub(super) fn general(field: Field<'_>, report: &mut Report) -> Vec<Limit> {
-    let mut limits = Vec::new();
+/// The general form: `{requests: 10/s, tokens: [60k/min, "1M/day"], concurrency: 8, shared: false}`.
+pub(super) fn general(field: Field<'_>, report: &mut Report) -> Limits {
+    let mut limits = Limits::default();
     let at = field.at();
     let path = field.path().to_owned();
     let Some(mut fields) = field.fields(report) else { return limits };
@@ -22,13 +23,14 @@ pub(super) fn general(field: Field<'_>, report: &mut Report) -> Vec<Limit> {
     for (name, unit) in units {
         let stated = fields.take(name).map(Field::items).unwrap_or_default();
         is_empty &= stated.is_empty();
-        limits.extend(stated.into_iter().filter_map(|stated| rate_of(&stated, unit, report)).map(Limit::Rate));
+        limits.all.extend(stated.into_iter().filter_map(|stated| rate_of(&stated, unit, report)).map(Limit::Rate));
     }
     if let Some(field) = fields.take("concurrency") {
         is_empty = false;
         let number = field.text(report).map(rate::concurrency);
-        limits.extend(number.and_then(|number| checked(&field, number, report)).map(Limit::Concurrency));
+        limits.all.extend(number.and_then(|number| checked(&field, number, report)).map(Limit::Concurrency));
     }
+    limits.shared = shared(&mut fields, report);
     fields.close(report);
     if is_empty {
         report.fault(
@@ -38,6 +40,11 @@ pub(super) fn general(field: Field<'_>, report: &mut Report) -> Vec<Limit> {
         );
     }
     limits
+}
+
+/// Whether other instances use these limits too, where instances share any.
+pub(super) fn shared(fields: &mut Fields<'_>, report: &mut Report) -> bool {
+    fields.take("shared").and_then(|field| field.flag(report)).unwrap_or(true)
 }
 
 /// The classic form: `requests_per_second` and `burst`.

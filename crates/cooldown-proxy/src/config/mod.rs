@@ -26,6 +26,7 @@ mod rate;
 mod routes;
 mod schema;
 pub mod secret;
+mod shared;
 mod traces;
 mod upstream_tls;
 mod url;
@@ -156,7 +157,7 @@ fn read(mut file: Fields<'_>, folder: &Path, env: Env<'_>, report: &mut Report) 
     let log = listen::log(&mut file, report);
     let traces = traces::telemetry(&mut file, env, report);
     let state = listen::state(&mut file, report);
-    file.refuse_unsupported("shared", report);
+    let shared = shared::shared(&mut file, report);
     file.close(report);
     Some(Config {
         server: server?,
@@ -171,5 +172,6 @@ fn read(mut file: Fields<'_>, folder: &Path, env: Env<'_>, report: &mut Report) 
         admin,
         log,
         traces,
+        shared: shared.map(Box::new),
     })
 }

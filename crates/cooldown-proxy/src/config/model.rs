@@ -1,7 +1,9 @@
 //! What is meant: a configuration in which every value is checked. Nothing here can be wrong, so nothing here is checked again.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ pub struct Config {
     /// Limits by the domain that the client asked for.
     pub domain_limits: Vec<DomainLimits>,
     /// Limits of domains that no entry names; each domain has buckets of its own.
-    pub default_limits: Vec<Limit>,
+    pub default_limits: Limits,
     /// LLM providers.
     pub providers: Vec<Provider>,
     /// If present, callers must name one of these.
@@ -41,6 +43,8 @@ pub struct Config {
     pub log: Log,
     /// Where traces go; `None` where there are none.
     pub traces: Option<Otlp>,
+    /// How limits are shared with other instances; `None` when this one has them to itself.
+    pub shared: Option<Box<Shared>>,
 }
 
 /// `state`.
@@ -48,6 +52,29 @@ pub struct Config {
 pub struct State {
     /// The folder; relative to where the program runs.
     pub path: PathBuf,
+}
+
+/// Limits that hold together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The limits.
+    pub all: Vec<Limit>,
+    /// Whether other instances use them too, where instances share any.
+    pub shared: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { all: Vec::new(), shared: true }
+    }
+}
+
+impl Deref for Limits {
+    type Target = [Limit];
+
+    fn deref(&self) -> &[Limit] {
+        &self.all
+    }
 }
 
 /// `server`.
@@ -95,7 +122,7 @@ pub struct Route {
     /// What kind of API that is; [`ProviderKind::Generic`] where nothing was said.
     pub provider: ProviderKind,
     /// Limits of this route, for all its requests together.
-    pub limits: Vec<Limit>,
+    pub limits: Limits,
 }
 
 impl Route {
@@ -171,7 +198,7 @@ pub struct DomainLimits {
     /// Whether each matching host has buckets of its own, instead of one for all.
     pub per_host: bool,
     /// The limits.
-    pub limits: Vec<Limit>,
+    pub limits: Limits,
 }
 
 /// One entry of `providers`.
@@ -202,9 +229,9 @@ pub struct Provider {
     /// does, they are estimated from their bytes.
     pub tokenizers: Vec<(ModelGlob, Option<Tokenizer>)>,
     /// Limits for each key.
-    pub limits: Vec<Limit>,
+    pub limits: Limits,
     /// Limits for each key and model; for a model, all entries that match it hold.
-    pub model_limits: Vec<(ModelGlob, Vec<Limit>)>,
+    pub model_limits: Vec<(ModelGlob, Limits)>,
 }
 
 /// A kind of API: how it states limits, usage and errors, and where it wants its key.
@@ -272,7 +299,7 @@ pub struct Client {
     /// Its urgency where a request states none.
     pub urgency: Urgency,
     /// Limits of its own, over all routes.
-    pub limits: Vec<Limit>,
+    pub limits: Limits,
 }
 
 /// `queue`.
@@ -335,6 +362,47 @@ pub struct Admin {
     pub port: u16,
     /// What a caller must show (`authorization: Bearer …`); always set where `host` is not loopback.
     pub token: Option<Secret>,
+}
+
+/// `shared`: one limit for many instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// Where the instances meet.
+    pub store: Store,
+    /// What all keys and channels there begin with; visible ASCII without braces.
+    pub prefix: String,
+    /// How often an instance says what it holds of a limit, if nothing changes.
+    pub every: Duration,
+    /// The name of this instance, which no other one that runs has. Where it is `None`: the host's name and the port.
+    pub instance: Option<String>,
+}
+
+/// A Redis or Valkey.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// How it is made of its nodes.
+    pub form: StoreForm,
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// Host and port of each node that is known, at least one; an IPv6 address without brackets.
+    pub nodes: Vec<(String, u16)>,
+    /// The user, where one is named.
+    pub user: Option<Secret>,
+    /// The password.
+    pub password: Option<Secret>,
+    /// The number of the database.
+    pub database: u8,
+}
+
+/// What the nodes of a store are to each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreForm {
+    /// There is one.
+    Single,
+    /// They are a Cluster.
+    Cluster,
+    /// They are Sentinels, which know the master of this name.
+    Sentinel(String),
 }
 
 /// `log`.
@@ -440,6 +508,30 @@ impl Admin {
     /// Whether both would listen on the same address.
     pub(super) fn shares_port_with(&self, server: &Server) -> bool {
         self.port == server.port && self.port != 0 && self.host.eq_ignore_ascii_case(&server.host)
+    }
+}
+
+/// `redis://127.0.0.1:6379`, without what is secret.
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tls = if self.tls { "s" } else { "" };
+        let form = match self.form {
+            StoreForm::Single => "",
+            StoreForm::Cluster => "+cluster",
+            StoreForm::Sentinel(_) => "+sentinel",
+        };
+        write!(f, "redis{tls}{form}://")?;
+        for (nth, (host, port)) in self.nodes.iter().enumerate() {
+            let comma = if nth > 0 { "," } else { "" };
+            match host.contains(':') {
+                true => write!(f, "{comma}[{host}]:{port}")?,
+                false => write!(f, "{comma}{host}:{port}")?,
+            }
+        }
+        if let StoreForm::Sentinel(name) = &self.form {
+            write!(f, "/{name}")?;
+        }
+        Ok(())
     }
 }
 

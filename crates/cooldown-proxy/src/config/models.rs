@@ -1,11 +1,10 @@
 //! Reads which models a provider serves, and what holds for them: `models`, `model_aliases`, `model_limits` and `tokenizer`.
 
-use cooldown_pacer::Limit;
-
 use super::fault::Report;
 use super::field::{Field, Fields, Named};
 use super::glob::{ModelError, ModelGlob};
 use super::limits;
+use super::model::Limits;
 use super::preset::Preset;
 use crate::provider::Tokenizer;
 
@@ -61,7 +60,7 @@ fn alias(entry: &Named<'_>, report: &mut Report) -> Option<(String, String)> {
 }
 
 /// Reads `model_limits`.
-pub(super) fn limits(fields: &mut Fields<'_>, report: &mut Report) -> Vec<(ModelGlob, Vec<Limit>)> {
+pub(super) fn limits(fields: &mut Fields<'_>, report: &mut Report) -> Vec<(ModelGlob, Limits)> {
     let entries = fields.take("model_limits").map(|field| field.named(report)).unwrap_or_default();
     let mut all = Vec::new();
     for entry in entries {

@@ -40,8 +40,8 @@ fn provider(entry: &Named<'_>, folder: &Path, report: &mut Report) -> Option<Pro
     let timeouts = routes::timeouts(&mut fields, report);
     let connections = upstream_tls::connections(&mut fields, folder, report);
     let per_second = fields.take("rate_limit").and_then(|field| limits::per_second(&field, report));
-    let mut limits: Vec<Limit> = per_second.map(Limit::Rate).into_iter().collect();
-    limits.extend(fields.take("limits").map(|field| limits::general(field, report)).unwrap_or_default());
+    let mut limits = fields.take("limits").map(|field| limits::general(field, report)).unwrap_or_default();
+    limits.all.splice(0..0, per_second.map(Limit::Rate));
     let model_limits = models::limits(&mut fields, report);
     fields.close(report);
 

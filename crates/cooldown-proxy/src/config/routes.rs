@@ -3,11 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cooldown_pacer::Limit;
-
 use super::fault::Report;
 use super::field::{Field, Fields, Named};
-use super::model::{DomainLimits, HostHeader, ProviderKind, Route, Upstream};
+use super::model::{DomainLimits, HostHeader, Limits, ProviderKind, Route, Upstream};
 use super::{host, limits, preset, upstream_tls, url};
 
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -41,7 +39,7 @@ fn route(entry: &Named<'_>, folder: &Path, report: &mut Report) -> Option<Route>
             rule: rule.ok()?,
             upstream: upstream?,
             provider: ProviderKind::Generic,
-            limits: Vec::new(),
+            limits: Limits::default(),
         });
     }
     let mut fields = field.clone().fields(report)?;
@@ -130,9 +128,9 @@ fn domain(entry: Field<'_>, report: &mut Report) -> Option<DomainLimits> {
 }
 
 /// Reads `default_rate_limit`.
-pub(super) fn default_limits(file: &mut Fields<'_>, report: &mut Report) -> Vec<Limit> {
+pub(super) fn default_limits(file: &mut Fields<'_>, report: &mut Report) -> Limits {
     let Some(mut fields) = file.take("default_rate_limit").and_then(|field| field.fields(report)) else {
-        return Vec::new();
+        return Limits::default();
     };
     let limits = limits_of(&mut fields, "default_rate_limit", report);
     fields.close(report);
@@ -140,10 +138,12 @@ pub(super) fn default_limits(file: &mut Fields<'_>, report: &mut Report) -> Vec<
 }
 
 /// The classic form, the general one, or both; at least one.
-fn limits_of(fields: &mut Fields<'_>, path: &str, report: &mut Report) -> Vec<Limit> {
+fn limits_of(fields: &mut Fields<'_>, path: &str, report: &mut Report) -> Limits {
     let stated = fields.has("requests_per_second") || fields.has("limits") || fields.has("burst");
-    let mut limits: Vec<Limit> = limits::classic(fields, report).into_iter().collect();
-    limits.extend(fields.take("limits").map(|field| limits::general(field, report)).unwrap_or_default());
+    let classic = limits::classic(fields, report);
+    let mut limits = fields.take("limits").map(|field| limits::general(field, report)).unwrap_or_default();
+    limits.all.splice(0..0, classic);
+    limits.shared &= limits::shared(fields, report);
     if !stated {
         let hint = "write `requests_per_second: 10`, or `limits: {requests: 600/min}`";
         report.fault(&fields.at().clone(), format!("`{path}`: a limit is required"), hint);

@@ -23,13 +23,13 @@ server: {host: localhost, port: 0, tls: {cert: tests/tls/cert.pem, key: tests/tl
 routes:
   r:
     upstream: "https://a"
-    limits: {requests: 1/s, concurrency: 1}
+    limits: {requests: 1/s, concurrency: 1, shared: false}
     provider: generic
     host_header: client
     http2: auto
     tls: {ca: tests/tls/cert.pem, cert: tests/tls/cert.pem, key: tests/tls/key.pem, server_name: b}
-rate_limits: [{domain: d, requests_per_second: 1, burst: 1, limits: {requests: 1/s}, per: host}]
-default_rate_limit: {requests_per_second: 2, burst: 1, limits: {requests: 1/s}}
+rate_limits: [{domain: d, requests_per_second: 1, burst: 1, limits: {requests: 1/s}, per: host, shared: true}]
+default_rate_limit: {requests_per_second: 2, burst: 1, limits: {requests: 1/s}, shared: true}
 providers:
   p:
     api_key: k
@@ -50,12 +50,10 @@ queue: {max_depth: 1, client_by: [token]}
 retry: {attempts: 1, on: [429]}
 state: {path: x}
 admin: {port: 1}
+shared: {redis: "redis://a", prefix: p, share: 100ms, instance: i}
 log: {level: info, format: text, access: true}
 telemetry: {otlp: "http://a", sample: 1, service_name: s}
 "#;
-
-    /// Fields that are only known in order to say that a later version will have them.
-    const UNSUPPORTED: [&str; 1] = ["shared"];
 
     fn whole_schema() -> Value {
         serde_json::from_str(schema()).expect("the schema is JSON")
@@ -105,8 +103,7 @@ telemetry: {otlp: "http://a", sample: 1, service_name: s}
         read(WHOLE).unwrap_or_else(|faults| panic!("{faults}"));
         let (root, asked) = (whole_schema(), asked::take());
         for (path, known) in &asked.fields {
-            let known = known.iter().filter(|name| !UNSUPPORTED.contains(name));
-            let known: BTreeSet<String> = known.map(|name| (*name).to_owned()).collect();
+            let known: BTreeSet<String> = known.iter().map(|name| (*name).to_owned()).collect();
             assert_eq!(property_names(&at(&root, path)), known, "config.schema.json (left) and config/ at `{path}`");
         }
         let maps = count_of_maps(&root);

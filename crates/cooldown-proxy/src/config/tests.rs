@@ -67,11 +67,11 @@ default_rate_limit:
     assert_eq!(config.routes[0].upstream.host_header, HostHeader::Client);
     assert_eq!(config.routes[0].upstream.timeout, Duration::from_secs(60));
     assert_eq!(config.routes[1].rule, Match::Subdomains(".example.com".to_owned()));
-    assert_eq!(config.domain_limits[0].limits, [Limit::Rate(requests(10, 1))]);
+    assert_eq!(config.domain_limits[0].limits.all, [Limit::Rate(requests(10, 1))]);
     let five = requests(5, 1).with_burst(1).expect("a valid burst");
-    assert_eq!(config.domain_limits[1].limits, [Limit::Rate(five)]);
+    assert_eq!(config.domain_limits[1].limits.all, [Limit::Rate(five)]);
     assert!(config.domain_limits[1].per_host && !config.domain_limits[0].per_host);
-    assert_eq!(config.default_limits, [Limit::Rate(requests(1, 2))]);
+    assert_eq!(config.default_limits.all, [Limit::Rate(requests(1, 2))]);
     let admin = config.admin.expect("the admin listener is on by default");
     assert_eq!((admin.host.as_str(), admin.port, admin.token.is_none()), ("localhost", 9900, true));
     assert_eq!(config.server.idle_timeout, Duration::from_secs(300));
@@ -164,7 +164,7 @@ log: {level: debug, format: json, access: false}
     assert_eq!(config.routes[2].upstream.host, "::1");
     let [cerebras, groq, openai, own, hub] = config.providers.as_slice() else { panic!("five providers") };
     assert_eq!((cerebras.upstream.host.as_str(), cerebras.upstream.tls), ("api.cerebras.ai", true));
-    assert_eq!(cerebras.limits, [Limit::Rate(requests(10, 1))]);
+    assert_eq!(cerebras.limits.all, [Limit::Rate(requests(10, 1))]);
     assert!(matches!(&cerebras.keys, Keys::Ours(keys) if keys[0].expose() == "sk-from-env"));
     assert!(matches!(&groq.keys, Keys::Ours(keys) if keys.len() == 2));
     assert_eq!(groq.model_limits[0].0.as_str(), "llama-*");
@@ -347,7 +347,12 @@ fn what_is_required_is_asked_for(#[case] text: &str, #[case] expected: &[&str]) 
 #[case("state: {path: \"\"}", "state: `path` is required")]
 #[case("state: {}", "state: `path` is required")]
 #[case("state: ./x", "`state`: fields are expected")]
-#[case("shared: {redis: \"redis://:hunter2@x\"}", "`shared` is not supported by this version")]
+#[case("shared: {prefix: p}", "`shared`: redis is required")]
+#[case("shared: {redis: \"http://x\"}", "`shared.redis`: this is no URL of a Redis or Valkey")]
+#[case("shared: {redis: \"redis://a,b\"}", "`shared.redis`: one host is expected")]
+#[case("shared: {redis: \"redis://a\", prefix: \"a{b\"}", "`shared.prefix`: braces say where a key is kept")]
+#[case("shared: {redis: \"redis://a\", share: 2s}", "`shared.share`: a duration from 100ms to 500ms is expected")]
+#[case("shared: {redis: \"redis://a\", instance: \"a b\"}", "`shared.instance`: this is no name for it")]
 #[case(
     "default_rate_limit: {limits: {requests: {amount: 5, per: day, resets: \"00:00\"}}}",
     "`default_rate_limit.limits.requests`: limits by the calendar are not supported by this version"

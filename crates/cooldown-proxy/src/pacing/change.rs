@@ -3,6 +3,7 @@
 use cooldown_pacer::{Heritage, Key, Limit, LimitsId, Teaching};
 
 use super::carried::{Carried, ListName, Owner};
+use super::shared::Sharer;
 
 /// What changes in one line, all of it at one instant.
 #[derive(Debug, Default)]
@@ -12,6 +13,8 @@ pub(super) struct Change {
     pub regroups: Option<u32>,
     /// Lists of this line that are not there any more.
     pub gone: Vec<LimitsId>,
+    /// Who must know at once when somebody waits for limits that other instances use too.
+    pub sharer: Option<Sharer>,
 }
 
 /// A list of limits as it holds from now on.
@@ -21,6 +24,8 @@ pub(super) struct Statement {
     pub limits: Vec<Limit>,
     pub teaching: Option<Teaching>,
     pub legacy: Legacy,
+    /// Whether other instances use it too.
+    pub shared: bool,
 }
 
 /// What left before a list of limits was there and counts for it nevertheless.

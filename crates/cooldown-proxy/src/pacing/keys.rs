@@ -129,7 +129,7 @@ impl Pacing {
         let subject = credential.unwrap_or_default();
         let upstream = Key::whole(lists.upstream);
         let key = credential.map(|subject| Key { limits: lists.key, subject });
-        let of_model = model.map(|model| self.hash(model.as_bytes()) ^ subject);
+        let of_model = model.map(|model| self.fingerprint(model.as_bytes()) ^ subject);
         let model_key = of_model.map(|subject| Key { limits: lists.model, subject });
         let mut keys =
             Keys { all: SmallVec::new(), upstream, key, model: model_key, pool: Key { limits: lists.pool, subject } };

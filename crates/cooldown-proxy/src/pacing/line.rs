@@ -25,6 +25,7 @@ use super::alarm::Alarm;
 use super::change::{Change, Legacy, Statement};
 use super::clock::Clock;
 use super::ledger::{Ledger, SHORTEST};
+use super::shared::Watch;
 
 /// A permit is stamped again when its request is written later than this after the grant; the guard covers less.
 const STAMP_AGAIN: Duration = Duration::from_micros(200);
@@ -42,8 +43,8 @@ pub struct Line {
 }
 
 #[derive(Debug)]
-struct Inner {
-    pacer: Pacer,
+pub(super) struct Inner {
+    pub(super) pacer: Pacer,
     /// Who waits, and how it is told.
     waiting: HashMap<Ticket, oneshot::Sender<Outcome>, RandomState>,
     /// Which of them could go another way, and the keys that concern them on this one.
@@ -66,6 +67,8 @@ struct Inner {
     entries: Vec<Entry>,
     /// Another line has taken over everything.
     moved: Option<(Arc<Line>, Moved)>,
+    /// What is noted for other instances; `None` where they use none of these limits.
+    pub(super) watch: Option<Watch>,
 }
 
 /// What the pacer says to an ask.
@@ -144,6 +147,7 @@ impl Line {
             ledger,
             entries: Vec::new(),
             moved: None,
+            watch: None,
         };
         Arc::new_cyclic(|line| {
             let number = alarm.enter(line.clone());
@@ -172,8 +176,13 @@ impl Line {
                 inner.send_away(now, all, || Outcome::Elsewhere);
             }
             inner.note_gone(now, change);
-            for Statement { id, limits, teaching, legacy } in &change.statements {
+            if let Some(sharer) = &change.sharer {
+                let lists = change.statements.iter().filter(|list| list.shared).map(|list| list.id).collect();
+                inner.watch.get_or_insert_with(|| Watch::new(sharer.clone())).set_lists(lists);
+            }
+            for Statement { id, limits, teaching, legacy, shared } in &change.statements {
                 inner.pacer.state_limits(now, *id, limits.clone(), *teaching);
+                inner.pacer.share_limits(now, *id, *shared);
                 match legacy {
                     Legacy::None => {}
                     Legacy::Of(from) => inner.pacer.inherit(now, *id, from.clone()),
@@ -224,6 +233,7 @@ impl Line {
             inner.movable.extend(movable);
             inner.gone_until = inner.gone_until.max(left.gone_until);
             inner.newcomers.append(&mut left.newcomers);
+            Watch::join(&mut inner.watch, left.watch.take());
             left.moved = Some((Arc::clone(line), moved));
         });
     }
@@ -243,6 +253,9 @@ impl Line {
                     let (tell, outcome) = oneshot::channel();
                     inner.waiting.insert(ticket, tell);
                     keys.map(|keys| inner.movable.insert(ticket, keys));
+                    if let Some(watch) = &mut inner.watch {
+                        watch.waits(line, inner.pacer.waits_for(ticket));
+                    }
                     Admission::Wait(Place { line: Arc::clone(line), ticket, outcome, over: false })
                 }
             }
@@ -377,7 +390,7 @@ impl Line {
 
     /// One decision: under the lock the pacer is asked and whoever may go because of it is found; they are told after
     /// the lock is released. The line that is asked is the one that has taken this one over, if one has.
-    fn decide<R>(self: &Arc<Self>, ask: impl FnOnce(&mut Inner, Instant, &Arc<Self>) -> R) -> R {
+    pub(super) fn decide<R>(self: &Arc<Self>, ask: impl FnOnce(&mut Inner, Instant, &Arc<Self>) -> R) -> R {
         let inner = self.inner.lock();
         let Some((line, _)) = &inner.moved else { return self.decide_in(inner, ask) };
         let line = Arc::clone(line);
@@ -539,10 +552,12 @@ impl Permit {
         held.decide(|inner, now, permit| {
             let lesson = inner.pacer.observe(now, permit, observation);
             lesson.iter().for_each(|lesson| inner.note_lesson(now, lesson));
-            if let Some(Lesson::Closed { key, until }) = &lesson
-                && until.since(now) >= WORTH_MOVING
-            {
-                inner.vacate(now, *key);
+            if let Some(Lesson::Closed { key, until }) = &lesson {
+                let lasting = until.since(now);
+                inner.watch.iter().for_each(|watch| watch.closed(*key, lasting));
+                if lasting >= WORTH_MOVING {
+                    inner.vacate(now, *key);
+                }
             }
             lesson
         })
@@ -613,7 +628,13 @@ mod tests {
         let line = Line::new(Settings::default(), clock, thread.alarm(), None);
         let limits = LimitsId::new(0);
         line.change(&Change {
-            statements: vec![Statement { id: limits, limits: vec![limit], teaching: None, legacy: Legacy::None }],
+            statements: vec![Statement {
+                id: limits,
+                limits: vec![limit],
+                teaching: None,
+                legacy: Legacy::None,
+                shared: false,
+            }],
             ..Change::default()
         });
         (line, Key::whole(limits), thread)

@@ -14,12 +14,12 @@ mod ledger;
 mod line;
 mod plan;
 mod room;
+mod shared;
 mod succession;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -35,12 +35,14 @@ pub use succession::{Asked, Concern, Wanted};
 use crate::config::{Config, ModelGlob};
 use crate::proxy::route::HostTable;
 use crate::telemetry::Metrics;
+use crate::telemetry::snapshot::SharedView;
 use alarm::AlarmThread;
 use carried::{Carried, Owner};
 use keys::Pools;
 use ledger::{Ledger, Memory, Opened, SyncingThread};
 use plan::Group;
 use room::Labels;
+use shared::Sharing;
 use succession::Next;
 
 /// Everything that is paced.
@@ -74,6 +76,8 @@ pub struct Pacing {
     number: u32,
     /// What is in force in its place.
     next: OnceLock<Next>,
+    /// What shares its limits with other instances, if they are shared.
+    sharing: Option<Arc<Sharing>>,
 }
 
 /// What paces the requests of one route. Each list may be empty: then there is only what its upstream teaches.
@@ -117,36 +121,41 @@ struct DomainEntry {
 pub type CommonKeys = SmallVec<[Key; 2]>;
 
 impl Pacing {
-    /// Builds the pacers and starts their alarm.
+    /// Builds the pacers and starts their alarm. All limits are this instance's alone, whatever the configuration says.
     ///
     /// # Errors
     /// When the alarm's thread cannot be started.
     pub fn new(config: &Config) -> io::Result<Self> {
-        plan::Plan::of(config, &Carried::default()).build(config, Clock::start(), None)
+        Ok(plan::Plan::of(config, &Carried::default()).build(config, Clock::start(), None, None)?.0)
     }
 
-    /// The same with what an earlier process wrote down in a folder, and with everything that another process will need
-    /// written down there.
+    /// The same with what the configuration asks for beyond this process: what an earlier one wrote down is known, and everything
+    /// that another will need is written down; limits are shared with other instances. What happens to that is told in the
+    /// log and among the events.
     ///
     /// # Errors
     /// When a thread cannot be started, or another process uses the folder.
-    pub fn with_state(config: &Config, folder: &Path, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
-        let clock = Clock::start_at(Ledger::EPOCH);
-        let Opened { ledger, keys } = Ledger::open(folder, clock, metrics)?;
-        let thread = Arc::new(SyncingThread::start(ledger)?);
-        let mut pacing = plan::Plan::of(config, &Carried::default()).build(config, clock, Some(thread))?;
-        pacing.recall(&keys);
+    pub fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+        let clock = if config.state.is_some() { Clock::start_at(Ledger::EPOCH) } else { Clock::start() };
+        let opened = config.state.as_ref().map(|state| Ledger::open(&state.path, clock, Arc::clone(metrics)));
+        let (ledger, keys) = opened.transpose()?.map(|Opened { ledger, keys }| (ledger, keys)).unzip();
+        let thread = ledger.map(SyncingThread::start).transpose()?.map(Arc::new);
+        let sharing = Sharing::start(config, clock, metrics)?.map(Arc::new);
+        let (mut pacing, shared) = plan::Plan::of(config, &Carried::default()).build(config, clock, thread, sharing)?;
+        keys.iter().for_each(|keys| pacing.recall(keys, &shared));
         Ok(pacing)
     }
 
-    /// Lets every key that there is now start with what is known of it.
-    fn recall(&mut self, keys: &HashMap<(String, u64), Memory, foldhash::fast::RandomState>) {
+    /// Lets every key that there is now start with what is known of it. What other instances use too, they know together.
+    fn recall(&mut self, keys: &HashMap<(String, u64), Memory, foldhash::fast::RandomState>, shared: &[LimitsId]) {
         let lists: HashMap<String, _> = self.carried.lists().map(|(name, list)| (name.to_string(), list)).collect();
         let mut resting = Vec::new();
         for ((list, subject), memory) in keys {
             if let Some((line, limits)) = lists.get(list) {
                 let key = Key { limits: *limits, subject: *subject };
-                line.recall(key, memory);
+                if !shared.contains(limits) {
+                    line.recall(key, memory);
+                }
                 resting.extend(memory.rests.map(|lasting| (key, self.clock.now().after(lasting))));
             }
         }
@@ -185,7 +194,7 @@ impl Pacing {
     /// this configuration. To be done once.
     pub fn reload(&self, config: &Config) -> Arc<Self> {
         let carried = self.carried.for_owners(&Owner::all(config));
-        let (next, changes) = plan::Plan::of(config, &carried).rebuild(config, carried, self);
+        let (next, changes, lists) = plan::Plan::of(config, &carried).rebuild(config, carried, self);
         if self.counts_keys_otherwise(&next) {
             // What is called the first key may be another one now.
             self.labels.known().lock().retain(|_, label| label.key.is_none());
@@ -197,6 +206,7 @@ impl Pacing {
         // First, so that who is told to ask again asks by it.
         self.make_way(Arc::clone(&next));
         changes.into_iter().for_each(|(line, change)| line.change(&change));
+        self.sharing.iter().for_each(|sharing| sharing.state(lists.clone()));
         next
     }
 
@@ -220,6 +230,21 @@ impl Pacing {
     /// there is one.
     pub fn hash(&self, identity: &[u8]) -> u64 {
         hash(&self.hasher, identity)
+    }
+
+    /// The same for who or what a limit is counted for: where limits are shared, all instances give it the same number.
+    pub fn fingerprint(&self, identity: &[u8]) -> u64 {
+        shared::fingerprint(self.sharing.is_some(), &self.hasher, identity)
+    }
+
+    /// How it stands with the limits that other instances use too; `None` where none are.
+    pub fn shared(&self) -> Option<SharedView> {
+        self.sharing.as_ref().map(|sharing| sharing.view())
+    }
+
+    /// The proxy ends: gives back what it holds of limits that other instances use too. Takes part of a second at most.
+    pub fn leave(&self) {
+        self.sharing.iter().for_each(|sharing| sharing.leave());
     }
 
     /// A number that nobody can foresee, to spread things with.
@@ -250,9 +275,9 @@ impl Pacing {
 
     fn domain_key(&self, default: Option<LimitsId>, host: &str) -> Option<Key> {
         let Some(entry) = self.domains.find(host) else {
-            return default.map(|limits| Key { limits, subject: self.hash(host.as_bytes()) });
+            return default.map(|limits| Key { limits, subject: self.fingerprint(host.as_bytes()) });
         };
-        let subject = if entry.per_host { self.hash(host.as_bytes()) } else { 0 };
+        let subject = if entry.per_host { self.fingerprint(host.as_bytes()) } else { 0 };
         entry.limits.map(|limits| Key { limits, subject })
     }
 }

@@ -23,9 +23,10 @@ use super::keys::Label;
 use super::ledger::{Ledger, SyncingThread};
 use super::line::Line;
 use super::room::{LabelTable, Labels, List, Named};
+use super::shared::{self, SharedList, Sharing};
 use super::{DomainEntry, Lists, Pacing, RouteLimits};
 use crate::config::Config;
-use crate::config::model::{DomainLimits, Keys, Match, Provider, ProviderKind, Route};
+use crate::config::model::{DomainLimits, Keys, Limits, Match, Provider, ProviderKind, Route};
 use crate::provider::{self, Scope as LimitScope};
 use crate::proxy::route::HostTable;
 use crate::telemetry::Scope;
@@ -62,6 +63,8 @@ struct Part {
     named: Vec<(Scope, String, Label, Key)>,
     /// The lists that upstreams may add to, with their upstreams' names.
     taught: Vec<(String, LimitsId)>,
+    /// The lists that other instances use too, and what these call them.
+    shared: Vec<(LimitsId, String)>,
     change: Change,
 }
 
@@ -77,6 +80,7 @@ struct Build<'a> {
     stated: HashSet<ListName>,
     /// The lists of the configuration before, line by line.
     before: &'a [Group],
+    sharing: Option<Arc<Sharing>>,
 }
 
 /// What a line holds by one configuration.
@@ -200,23 +204,37 @@ impl Plan {
     }
 
     /// Makes a pacer of each part, from nothing.
-    pub(super) fn build(self, config: &Config, clock: Clock, ledger: Option<Arc<SyncingThread>>) -> io::Result<Pacing> {
+    pub(super) fn build(
+        self,
+        config: &Config,
+        clock: Clock,
+        ledger: Option<Arc<SyncingThread>>,
+        sharing: Option<Arc<Sharing>>,
+    ) -> io::Result<(Pacing, Vec<LimitsId>)> {
         let alarm = Arc::new(AlarmThread::start(clock)?);
         let seed = ledger.as_ref().map_or_else(|| RandomState::default().hash_one(0), |thread| thread.ledger().seed());
         let means = (clock, &*alarm, ledger.as_ref().map(|thread| thread.ledger()));
-        let build = Build::new(&self, config, super::hasher(seed), Carried::default(), means, &[]);
-        let (pacing, changes) = build.finish(Arc::default(), 0, clock, alarm, ledger);
+        let build = Build::new(&self, config, super::hasher(seed), Carried::default(), means, (&[], sharing));
+        let (pacing, changes, lists) = build.finish(Arc::default(), 0, clock, alarm, ledger);
         pacing.name_lists();
         changes.into_iter().for_each(|(line, change)| line.change(&change));
-        Ok(pacing)
+        let shared = lists.iter().map(|list| list.id).collect();
+        pacing.sharing.iter().for_each(|sharing| sharing.state(lists.clone()));
+        Ok((pacing, shared))
     }
 
     /// Makes a pacer of each part, from those that there are, and says what has to change in them.
-    pub(super) fn rebuild(self, config: &Config, carried: Carried, before: &Pacing) -> (Pacing, Changes) {
+    pub(super) fn rebuild(
+        self,
+        config: &Config,
+        carried: Carried,
+        before: &Pacing,
+    ) -> (Pacing, Changes, Vec<SharedList>) {
         let (clock, alarm) = (before.clock, Arc::clone(&before.alarm));
         let ledger = before.ledger.clone();
         let means = (clock, &*alarm, ledger.as_ref().map(|thread| thread.ledger()));
-        let build = Build::new(&self, config, before.hasher.clone(), carried, means, &before.groups);
+        let kept = (&before.groups[..], before.sharing.clone());
+        let build = Build::new(&self, config, before.hasher.clone(), carried, means, kept);
         build.finish(Arc::clone(before.labels.known()), before.number + 1, clock, alarm, ledger)
     }
 
@@ -232,10 +250,10 @@ impl<'a> Build<'a> {
         hasher: FixedState,
         carried: Carried,
         (clock, alarm, ledger): (Clock, &AlarmThread, Option<&Arc<Ledger>>),
-        groups: &'a [Group],
+        (before, sharing): (&'a [Group], Option<Arc<Sharing>>),
     ) -> Self {
         let stated = HashSet::new();
-        let mut build = Self { plan, config, hasher, parts: Vec::new(), carried, stated, before: groups };
+        let mut build = Self { plan, config, hasher, parts: Vec::new(), carried, stated, before, sharing };
         let settings = settings(config);
         let before = plan.lines_before(config, &build.carried);
         for place in 0..plan.parents.len() {
@@ -255,7 +273,9 @@ impl<'a> Build<'a> {
                     }
                     None => Line::new(settings, clock, alarm.alarm(), ledger.cloned()),
                 };
-                Part { line, named: Vec::new(), taught: Vec::new(), change: Change::default() }
+                let sharer = build.sharing.as_ref().map(|sharing| sharing.sharer());
+                let change = Change { sharer, ..Change::default() };
+                Part { line, named: Vec::new(), taught: Vec::new(), shared: Vec::new(), change }
             });
             build.parts.push(part);
         }
@@ -269,7 +289,7 @@ impl<'a> Build<'a> {
         clock: Clock,
         alarm: Arc<AlarmThread>,
         ledger: Option<Arc<SyncingThread>>,
-    ) -> (Pacing, Changes) {
+    ) -> (Pacing, Changes, Vec<SharedList>) {
         let clients = self.client_limits();
         let domains = self.domain_limits();
         let stated = self.route_limits();
@@ -278,9 +298,11 @@ impl<'a> Build<'a> {
         let owners = Owner::all(self.config);
         self.carried.forget_gone(&owners, |name| self.stated.contains(name));
 
-        let (mut named, mut taught) = (Vec::new(), Vec::new());
+        let (mut named, mut taught, mut shared) = (Vec::new(), Vec::new(), Vec::new());
         let (mut lines, mut groups, mut changes): (Vec<Arc<Line>>, Vec<Group>, Changes) = Default::default();
-        for Part { line, named: of_part, taught: lists, mut change } in self.parts.into_iter().flatten() {
+        for part in self.parts.into_iter().flatten() {
+            shared.extend(part.shared_lists());
+            let Part { line, named: of_part, taught: lists, shared: _, mut change } = part;
             let group =
                 Group { line: Arc::clone(&line), lists: change.statements.iter().map(|list| list.id).collect() };
             let before = self.before.iter().filter(|before| before.line.is_now(&line));
@@ -323,8 +345,9 @@ impl<'a> Build<'a> {
             resting: Vec::new(),
             number,
             next,
+            sharing: self.sharing,
         };
-        (pacing, changes)
+        (pacing, changes, shared)
     }
 
     fn routes(&mut self, stated: Vec<Stated>) -> Vec<RouteLimits> {
@@ -338,13 +361,16 @@ impl<'a> Build<'a> {
     }
 
     /// States a list of limits in the part of a node; `None` where no request can reach it.
-    fn list(&mut self, node: Node, name: ListName, limits: &[Limit], teaching: Option<Teaching>) -> Option<LimitsId> {
+    fn list(&mut self, node: Node, name: ListName, limits: &Limits, teaching: Option<Teaching>) -> Option<LimitsId> {
         let place = self.plan.part(node);
         let line = Arc::clone(&self.parts[place].as_ref()?.line);
         let id = self.carried.list_in(&line, name.clone());
         let legacy = if self.is_new(&line, id, limits) { self.legacy(&name) } else { Legacy::None };
-        let statement = Statement { id, limits: limits.to_vec(), teaching, legacy };
-        self.parts[place].as_mut()?.change.statements.push(statement);
+        let shared = limits.shared && self.sharing.is_some();
+        let statement = Statement { id, limits: limits.to_vec(), teaching, legacy, shared };
+        let part = self.parts[place].as_mut()?;
+        part.change.statements.push(statement);
+        part.shared.extend(shared.then(|| (id, name.to_string())));
         self.stated.insert(name);
         Some(id)
     }
@@ -372,7 +398,7 @@ impl<'a> Build<'a> {
     }
 
     /// The same for limits that nobody adds to. None of them is no list.
-    fn fixed(&mut self, node: Node, name: ListName, limits: &[Limit]) -> Option<LimitsId> {
+    fn fixed(&mut self, node: Node, name: ListName, limits: &Limits) -> Option<LimitsId> {
         if limits.is_empty() { None } else { self.list(node, name, limits, None) }
     }
 
@@ -430,7 +456,8 @@ impl<'a> Build<'a> {
                 None => routes[index].default,
             };
             if let Some(limits) = own {
-                let key = Key { limits, subject: self.hasher.hash_one(host.as_bytes()) };
+                let key =
+                    Key { limits, subject: shared::fingerprint(self.sharing.is_some(), &self.hasher, host.as_bytes()) };
                 self.name(Node::Route(index), Scope::Domain, host, Label::default(), key);
             }
         }
@@ -443,7 +470,7 @@ impl<'a> Build<'a> {
         let name = ListName::Upstream(owner.clone());
         let upstream = self.teach(node, &route.name, name, &route.limits, Teaching::Bold)?;
         self.name(node, Scope::Upstream, &route.name, Label::default(), Key::whole(upstream));
-        self.lists(node, &owner, (&route.name, route.provider), upstream, &[], is_open)
+        self.lists(node, &owner, (&route.name, route.provider), upstream, &Limits::default(), is_open)
     }
 
     /// The lists of a provider: its limits hold for each key.
@@ -451,7 +478,8 @@ impl<'a> Build<'a> {
         let name = &provider.name;
         let is_open = !provider.limits.iter().any(|limit| matches!(limit, Limit::Rate(_)));
         let owner = Owner::provider(provider);
-        let upstream = self.teach(node, name, ListName::Upstream(owner.clone()), &[], Teaching::Bold)?;
+        let none = Limits::default();
+        let upstream = self.teach(node, name, ListName::Upstream(owner.clone()), &none, Teaching::Bold)?;
         let mut lists = self.lists(node, &owner, (name, provider.kind), upstream, &provider.limits, is_open)?;
         for (glob, limits) in &provider.model_limits {
             let limits = self.fixed(node, ListName::Glob(owner.clone(), glob.to_string()), limits);
@@ -460,7 +488,10 @@ impl<'a> Build<'a> {
         if let Keys::Ours(keys) = &provider.keys {
             let hasher = &self.hasher;
             let hashes = keys.iter().map(|key| hasher.hash_one(key.expose().as_bytes()));
-            lists.subjects = self.carried.known(&owner).subjects(hashes);
+            lists.subjects = match &self.sharing {
+                None => self.carried.known(&owner).subjects(hashes),
+                Some(_) => keys.iter().map(shared::subject_of_key).collect(),
+            };
             for (index, &subject) in lists.subjects.iter().enumerate() {
                 let label = Label { key: (keys.len() > 1).then(|| (index + 1).to_string().into()), model: None };
                 self.name(node, Scope::Upstream, name, label, Key { limits: lists.key, subject });
@@ -476,14 +507,15 @@ impl<'a> Build<'a> {
         owner: &Owner,
         (name, kind): (&str, ProviderKind),
         upstream: LimitsId,
-        of_key: &[Limit],
+        of_key: &Limits,
         is_open: bool,
     ) -> Option<Lists> {
         let by_model = provider::usual_scope(kind) == LimitScope::Model;
         let caution = |is_cautious| if is_cautious { Teaching::Cautious } else { Teaching::Bold };
         let key = self.teach(node, name, ListName::Key(owner.clone()), of_key, caution(is_open && !by_model))?;
-        let model = self.teach(node, name, ListName::Model(owner.clone()), &[], caution(is_open && by_model))?;
-        let pool = self.teach(node, name, ListName::Pool(owner.clone()), &[], Teaching::Bold)?;
+        let none = Limits::default();
+        let model = self.teach(node, name, ListName::Model(owner.clone()), &none, caution(is_open && by_model))?;
+        let pool = self.teach(node, name, ListName::Pool(owner.clone()), &none, Teaching::Bold)?;
         Some(Lists { upstream, key, subjects: Vec::new(), model, globs: Vec::new(), pool })
     }
 
@@ -492,7 +524,7 @@ impl<'a> Build<'a> {
         node: Node,
         upstream: &str,
         name: ListName,
-        limits: &[Limit],
+        limits: &Limits,
         teaching: Teaching,
     ) -> Option<LimitsId> {
         let id = self.list(node, name, limits, Some(teaching))?;
@@ -508,6 +540,25 @@ impl<'a> Build<'a> {
 
     fn part(&mut self, node: Node) -> Option<&mut Part> {
         self.parts[self.plan.part(node)].as_mut()
+    }
+}
+
+impl Part {
+    /// What the instances that use its lists too have to know of them.
+    fn shared_lists(&self) -> impl Iterator<Item = SharedList> {
+        self.shared.iter().filter_map(|(id, name)| {
+            let statement = self.change.statements.iter().find(|statement| statement.id == *id)?;
+            let named = self.named.iter().map(|(.., key)| *key).filter(|key| key.limits == *id);
+            let upstream = self.taught.iter().find(|(_, list)| list == id).map(|(upstream, _)| upstream.clone());
+            Some(SharedList {
+                line: Arc::clone(&self.line),
+                id: *id,
+                name: name.clone(),
+                upstream,
+                limits: statement.limits.clone(),
+                lasting: named.collect(),
+            })
+        })
     }
 }
 

@@ -86,7 +86,7 @@ impl Arrival {
         let wait = if noted.patience { budget::wait_budget(&head.headers, site.max_wait) } else { site.max_wait };
         let urgency = if noted.priority { budget::urgency(&head.headers) } else { None };
         let upgrade = wanted_upgrade(&mut head);
-        let credentials = credentials(&head, &noted, &caller).map(|credentials| site.pacing.hash(credentials));
+        let credentials = credentials(&head, &noted, &caller).map(|credentials| site.pacing.fingerprint(credentials));
         headers::to_upstream(&mut head.headers, &noted, upgrade.is_some());
         caller.token_field.iter().for_each(|field| _ = head.headers.remove(field));
         head.extensions.clear();

@@ -183,7 +183,7 @@ mod tests {
     fn client(name: &str, token: Option<&str>) -> Client {
         let token = token.map(|token| Secret::new(token.to_owned()));
         let (weight, urgency) = (Weight::ONE, Urgency::default());
-        Client { name: name.to_owned(), token, weight, urgency, limits: Vec::new() }
+        Client { name: name.to_owned(), token, weight, urgency, limits: crate::config::model::Limits::default() }
     }
 
     fn find(fields: &[(&'static str, &'static str)]) -> Option<(usize, Option<HeaderName>)> {

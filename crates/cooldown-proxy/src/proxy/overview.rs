@@ -28,6 +28,7 @@ impl Site {
             wait_bounds_ms: metrics::WAIT_BUCKETS.map(|seconds| seconds * 1000.0).to_vec(),
             upstreams: views.map(|(index, route)| self.view(index, route, &of_upstreams, &cooldowns)).collect(),
             limits,
+            shared: self.pacing.shared(),
         }
     }
 

@@ -104,10 +104,7 @@ impl Site {
     /// # Errors
     /// When the TLS library or the system refuses what is asked of it, or another process uses the state's folder.
     pub fn new(config: &Config, metrics: Arc<Metrics>, access: AccessLog) -> anyhow::Result<Self> {
-        let pacing = match &config.state {
-            Some(state) => Pacing::with_state(config, &state.path, Arc::clone(&metrics))?,
-            None => Pacing::new(config).context("the pacing thread cannot be started")?,
-        };
+        let pacing = Pacing::start(config, &metrics).context("the pacing cannot be started")?;
         let pacing = Arc::new(pacing);
         let routes = routes(config, &metrics);
         for (index, route) in routes.iter().enumerate() {
@@ -179,7 +176,7 @@ impl Site {
 
     /// How the limits stand.
     pub fn limits(&self) -> LimitFigures {
-        LimitFigures { room: self.pacing.room(), cooldowns: self.pacing.cooldowns() }
+        LimitFigures { room: self.pacing.room(), cooldowns: self.pacing.cooldowns(), shared: self.pacing.shared() }
     }
 
     /// What a person calls the sender of a request.

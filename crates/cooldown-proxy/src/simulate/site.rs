@@ -75,7 +75,7 @@ impl<'a> Site<'a> {
         let found = clients.iter().enumerate().find(|(_, client)| client.name == name);
         let (index, client) = found.ok_or_else(|| format!("client {name} is none of the configured `clients`"))?;
         let (weight, urgency) = (client.weight, client.urgency);
-        let credentials = self.pacing.hash(name.as_bytes());
+        let credentials = self.pacing.fingerprint(name.as_bytes());
         Ok(Caller { flow: Flow(index as u64), weight, urgency, client: Some(index), credentials })
     }
 

@@ -170,6 +170,7 @@ mod tests {
             wait_bounds_ms: Vec::new(),
             upstreams: vec![upstream],
             limits: Vec::new(),
+            shared: None,
         }
     }
 

@@ -37,6 +37,8 @@ pub enum EventKind {
     Reload,
     /// What should survive a restart cannot be read or written.
     State,
+    /// The store of shared limits was reached, or lost, or has lost its memory.
+    Shared,
 }
 
 /// One thing that happened, once or several times.

@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use super::callers::{Caller, Callers};
 use super::events::Events;
 use super::scrape::Scrape;
-use super::snapshot::{Totals, WaitView};
+use super::snapshot::{SharedView, Totals, WaitView};
 
 /// How many domains have figures of their own. Clients choose the domains, so their number is bounded; the rest is
 /// counted together.
@@ -60,6 +60,8 @@ pub struct LimitFigures {
     pub room: Vec<RoomFigure>,
     /// What is closed.
     pub cooldowns: Vec<CooldownFigure>,
+    /// How it stands with the instances that share limits, if any are shared.
+    pub shared: Option<SharedView>,
 }
 
 /// An upstream, a key or a model that is closed.
@@ -508,6 +510,7 @@ mod tests {
             room: -3,
         };
         metrics.ask_for_limits(Box::new(move || LimitFigures {
+            shared: Some(SharedView { store: "reached".to_owned(), instances: 3, ..SharedView::default() }),
             room: vec![
                 room(Scope::Domain, "api.example.com", None, None, "configured"),
                 room(Scope::Upstream, "openai", Some("2"), Some("gpt-4o"), "learned"),
@@ -524,6 +527,9 @@ mod tests {
             r#"cooldown_domain_room{domain="api.example.com",limit="10 requests a second",source="configured"} -3"#,
             r#"cooldown_upstream_room{upstream="openai",limit="10 requests a second",source="learned",key="2",model="gpt-4o"} -3"#,
             r#"cooldown_upstream_closed_seconds{upstream="openai",key="2"} 1.5"#,
+            "cooldown_shared_reached 1",
+            "cooldown_shared_instances 3",
+            "cooldown_shared_losses_total 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use super::metrics::{
     Boards, CooldownFigure, LimitFigures, RoomFigure, RouteMetrics, Scope, StateMetrics, WAIT_BUCKETS, WaitHistogram,
 };
+use super::snapshot::SharedView;
 
 /// Reads the boards when it is asked; nothing is copied before.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         encode_process(&mut encoder, self.0.started)?;
         encode_state(&mut encoder, &self.0.state)?;
-        let LimitFigures { room, cooldowns } = self.0.limits.get().map(|source| source()).unwrap_or_default();
+        let LimitFigures { room, cooldowns, shared } = self.0.limits.get().map(|source| source()).unwrap_or_default();
         for (scope, board) in [(Scope::Upstream, &self.0.upstreams), (Scope::Domain, &self.0.domains)] {
             let mut entries: Entries =
                 board.read().iter().map(|(name, figures)| (name.clone(), Arc::clone(figures))).collect();
@@ -40,7 +41,8 @@ impl Collector for Scrape {
         for scope in [Scope::Upstream, Scope::Domain, Scope::Client] {
             encode_room(&mut encoder, scope, &room)?;
         }
-        encode_cooldowns(&mut encoder, &cooldowns)
+        encode_cooldowns(&mut encoder, &cooldowns)?;
+        shared.map_or(Ok(()), |shared| encode_shared(&mut encoder, &shared))
     }
 }
 
@@ -200,6 +202,32 @@ fn encode_cooldowns(encoder: &mut DescriptorEncoder<'_>, cooldowns: &[CooldownFi
         let mut labels = vec![(label(Scope::Upstream), figure.upstream.clone())];
         labels.extend(narrowed(figure.key.as_deref(), figure.model.as_deref()));
         ConstGauge::new(figure.left.as_secs_f64()).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn encode_shared(encoder: &mut DescriptorEncoder<'_>, shared: &SharedView) -> fmt::Result {
+    let reached = u64::from(shared.store == "reached");
+    for (name, help, value) in [
+        ("reached", "1 while the store of shared limits answers, 0 while it does not", reached),
+        ("instances", "How many instances share a limit, as the store last said", shared.instances),
+        ("limits", "Of how many limits this instance holds a part", shared.limits),
+    ] {
+        let name = format!("cooldown_shared_{name}");
+        let metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(metric)?;
+    }
+    for (name, help, value) in [
+        ("losses", "How often the store of shared limits was lost", shared.losses),
+        ("lost_memories", "How often the store of shared limits had lost its memory", shared.lost_memories),
+        ("renewals", "How often the store heard what this instance holds", shared.renewals),
+        ("unanswered", "How often it did not answer", shared.unanswered),
+        ("closings_told", "How often a closing was told to other instances", shared.closings_told),
+        ("closings_heard", "How often other instances told of a closing", shared.closings_heard),
+    ] {
+        let name = format!("cooldown_shared_{name}");
+        let metric = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(metric)?;
     }
     Ok(())
 }

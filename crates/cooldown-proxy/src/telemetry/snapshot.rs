@@ -23,6 +23,32 @@ pub struct Snapshot {
     pub upstreams: Vec<UpstreamView>,
     /// Limits of domains and of configured clients.
     pub limits: Vec<LimitView>,
+    /// How it stands with the instances that share limits; absent where none are shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<SharedView>,
+}
+
+/// Limits that other instances use too.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SharedView {
+    /// How it stands with the store: `connecting`, `reached` or `lost`.
+    pub store: String,
+    /// How many instances share a limit, as the store last said.
+    pub instances: u64,
+    /// Of how many limits, counted by key, this instance holds a part.
+    pub limits: u64,
+    /// How often the store was lost.
+    pub losses: u64,
+    /// How often the store had lost its memory.
+    pub lost_memories: u64,
+    /// How often this instance told what it holds, and had an answer.
+    pub renewals: u64,
+    /// The same without an answer.
+    pub unanswered: u64,
+    /// How often a closing was told to the others.
+    pub closings_told: u64,
+    /// How often the others told of one.
+    pub closings_heard: u64,
 }
 
 /// One route or provider.

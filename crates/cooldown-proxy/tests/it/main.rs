@@ -35,6 +35,7 @@ mod retries;
 mod routing;
 mod sdk;
 mod service;
+mod shared;
 mod shutdown;
 mod simulate;
 mod smuggling;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use cooldown_proxy::telemetry::snapshot::SharedView;
 use cooldown_proxy::telemetry::{CooldownFigure, LimitFigures, Metrics, RoomFigure, Scope};
 use http::StatusCode;
 use regex_automata::meta::Regex;
@@ -43,6 +44,7 @@ fn told() -> BTreeMap<String, BTreeSet<String>> {
             model: narrow().1,
             left: Duration::from_secs(1),
         }],
+        shared: Some(SharedView::default()),
     }));
     let text = metrics.encode().expect("figures");
     let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -3,7 +3,7 @@
 
 const KEPT = 120; // seconds that the curves show
 const MINUTE = 60; // seconds that shares and percentiles look back on
-const TONES = { learned: "good", closed: "warm", refused: "bad", key_rests: "bad", unreachable: "bad", by_hand: "quiet", reload: "good", state: "bad" };
+const TONES = { learned: "good", closed: "warm", refused: "bad", key_rests: "bad", unreachable: "bad", by_hand: "quiet", reload: "good", state: "bad", shared: "warm" };
 
 const byId = (id) => document.getElementById(id);
 const cards = new Map(); // by the upstream's name: its card and what was told of it lately
@@ -287,7 +287,18 @@ function draw(snapshot) {
     away: number(total((one) => all(one.totals.turned_away))),
   };
   for (const [name, text] of Object.entries(figures)) set(byId("figures").querySelector(`[data-figure=${name}]`), text);
+  drawShared(snapshot.shared);
   set(byId("about"), `${snapshot.phase} for ${span(snapshot.uptime_ms)} · version ${snapshot.version}`);
+}
+
+function drawShared(shared) {
+  byId("shared").hidden = !shared;
+  if (!shared) return;
+  const [pill, text] = byId("shared").children;
+  pill.dataset.tone = { reached: "good", lost: "bad" }[shared.store] || "quiet";
+  set(pill, `store ${shared.store}`);
+  const instances = `${number(shared.instances)} instance${shared.instances === 1 ? "" : "s"}`;
+  set(text, shared.store === "lost" ? "a part of each shared limit flows on" : `${instances} · ${number(shared.limits)} shared`);
 }
 
 function drawEvents(more) {

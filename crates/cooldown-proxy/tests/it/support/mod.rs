@@ -8,6 +8,7 @@ mod client;
 mod http2;
 pub(crate) mod provider;
 mod proxy;
+pub(crate) mod redis;
 mod upstream;
 
 use std::time::Duration;

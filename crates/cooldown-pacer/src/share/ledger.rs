@@ -1,0 +1,247 @@
+//! The store's side: who holds how much. The script `renew.lua` does the same, line by line, and a test holds it to this.
+
+use std::collections::BTreeMap;
+
+use super::divide::{Claim, divide};
+use super::message::{Answer, Outcome, Renewal};
+use super::terms;
+
+/// How many instances one limit may have.
+pub(super) const MOST_INSTANCES: u64 = 1000;
+/// The clock of the machine may jump; between two renewals it moves no further than this, in milliseconds.
+const LONGEST_STEP: u64 = 500;
+/// Weights beyond this make no difference, so that products stay exact.
+const LARGEST_WEIGHT: u64 = 4000;
+
+/// What the store remembers about one limit.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    /// Which process remembers it: another one may have an older memory.
+    server: String,
+    generation: u64,
+    /// What the machine's clock said last.
+    time: u64,
+    /// Milliseconds that have passed for sure.
+    now: u64,
+    /// Nothing is given before then; zero when nothing was lost.
+    recovers: u64,
+    /// All floors that were told of while it recovers.
+    told_floors: u64,
+    /// Floors of those that were never heard of since.
+    orphans: u64,
+    orphans_until: u64,
+    entries: BTreeMap<String, Entry>,
+}
+
+/// What is known of one instance.
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    /// Which start of the instance this is; empty when it has left.
+    boot: String,
+    number: u64,
+    held: u64,
+    floor: u64,
+    lease: u64,
+    /// What earlier starts of it held, which may still be in a window.
+    past: u64,
+    past_until: u64,
+    want: u64,
+    need: u64,
+    weight: u64,
+    /// All floors that it knows of.
+    knows: u64,
+}
+
+/// What an instance should hold, its floor, and all floors as they should be.
+struct Aim {
+    target: u64,
+    floor: u64,
+    floors: u64,
+}
+
+impl Ledger {
+    /// Hears a renewal of the instance `name`, of its start `boot`, at `time` milliseconds of the machine's clock; `server`
+    /// names the process that answers.
+    pub fn renew(&mut self, time: u64, server: &str, name: &str, boot: &str, renewal: &Renewal) -> Answer {
+        self.tick(time, server, renewal);
+        self.let_go(renewal);
+        if let Some(outcome) = self.hear(name, boot, renewal) {
+            return self.answer(outcome, renewal, [0; 3], 0);
+        }
+        if renewal.leaves {
+            return self.answer(Outcome::Renewed, renewal, [0; 3], 0);
+        }
+        if self.recovers > 0 {
+            self.told_floors = self.told_floors.max(renewal.floors);
+            let Entry { held, floor, .. } = self.entries[name];
+            return self.answer(Outcome::Recovering, renewal, [held, held, floor], self.told_floors);
+        }
+        let Aim { target, floor, floors } = self.aim(name, renewal);
+        let floor = self.give(name, renewal, target, floor);
+        let held = self.entries[name].held;
+        self.answer(Outcome::Renewed, renewal, [held, target.min(held), floor], floors)
+    }
+
+    fn tick(&mut self, time: u64, server: &str, renewal: &Renewal) {
+        if self.server != server {
+            // Nothing is remembered, or perhaps not the latest.
+            self.server = server.to_owned();
+            self.generation = time;
+            self.time = time;
+            self.recovers = self.now + renewal.terms.recovery();
+            self.told_floors = 0;
+        }
+        self.now += time.saturating_sub(self.time).min(LONGEST_STEP);
+        self.time = time;
+        if self.recovers > 0 && self.now > self.recovers {
+            self.recovers = 0;
+            self.orphans = self.told_floors.saturating_sub(self.floors());
+            self.orphans_until = self.now + renewal.terms.lease() + renewal.terms.forget();
+        }
+        if self.now > self.orphans_until {
+            self.orphans = 0;
+        }
+    }
+
+    /// What silent instances can no longer use is free.
+    fn let_go(&mut self, renewal: &Renewal) {
+        let (now, hold, forget) = (self.now, renewal.terms.hold, renewal.terms.forget());
+        self.entries.retain(|_, entry| {
+            if now > entry.past_until {
+                entry.past = 0;
+            }
+            if now > entry.lease + hold {
+                entry.held = entry.floor;
+            }
+            if entry.boot.is_empty() { entry.past > 0 } else { now <= entry.lease + forget }
+        });
+    }
+
+    /// Writes down what an instance says; what became of it, if it is not heard.
+    fn hear(&mut self, name: &str, boot: &str, renewal: &Renewal) -> Option<Outcome> {
+        let full = self.entries.len() as u64 >= MOST_INSTANCES;
+        let (now, hold, lease) = (self.now, renewal.terms.hold, self.now + renewal.terms.lease());
+        let is_new = !self.entries.contains_key(name);
+        if is_new && full {
+            return Some(Outcome::Full);
+        }
+        let entry = self.entries.entry(name.to_owned()).or_default();
+        if entry.boot == boot && renewal.number <= entry.number {
+            return Some(Outcome::Stale);
+        }
+        if entry.boot != boot {
+            if entry.held > 0 {
+                entry.past += entry.held;
+                entry.past_until = entry.past_until.max(entry.lease.max(now) + hold);
+            }
+            if self.recovers == 0 {
+                self.orphans -= self.orphans.min(renewal.floor);
+            }
+            entry.boot = boot.to_owned();
+        }
+        entry.number = renewal.number;
+        entry.held = renewal.held.max(renewal.floor);
+        entry.floor = renewal.floor;
+        entry.lease = lease;
+        entry.want = renewal.want.min(renewal.terms.amount);
+        entry.need = renewal.need.min(renewal.terms.amount);
+        entry.weight = renewal.weight.clamp(1, LARGEST_WEIGHT);
+        entry.knows = renewal.floors;
+        if renewal.leaves {
+            entry.past += entry.held;
+            entry.past_until = entry.past_until.max(now + hold);
+            (entry.boot, entry.held, entry.floor, entry.lease) = (String::new(), 0, 0, 0);
+        }
+        None
+    }
+
+    /// What an instance should hold, and its floor.
+    fn aim(&self, name: &str, renewal: &Renewal) -> Aim {
+        let amount = renewal.terms.amount;
+        let mut capacity = amount - self.reserve(amount);
+        let mut fixed = self.orphans;
+        let mut claims = Vec::new();
+        let (mut own, mut own_floor, mut floors) = (0, 0, self.orphans);
+        let all = self.instances();
+        for (rank, (other, entry)) in self.known().enumerate() {
+            if entry.lease < self.now {
+                fixed += entry.held;
+                floors += entry.floor;
+                continue;
+            }
+            let floor = floor(amount, entry.want, all, rank as u64);
+            if other == name {
+                (own, own_floor) = (claims.len(), floor);
+            }
+            floors += floor;
+            claims.push(Claim { want: entry.want.max(floor), need: entry.need, weight: entry.weight });
+        }
+        fixed += self.entries.values().map(|entry| entry.past).sum::<u64>();
+        capacity -= capacity.min(fixed);
+        let targets = divide(capacity, &claims, renewal.terms.spare(), self.now / renewal.terms.turn());
+        Aim { target: targets[own], floor: own_floor, floors: floors.min(terms::floors(amount)) }
+    }
+
+    /// Raises what an instance holds towards its target as far as there is something free, and its floor with it.
+    fn give(&mut self, name: &str, renewal: &Renewal, target: u64, floor: u64) -> u64 {
+        let amount = renewal.terms.amount;
+        let held: u64 = self.entries.values().map(|entry| entry.held + entry.past).sum();
+        let free = amount.saturating_sub(self.reserve(amount) + self.orphans + held);
+        let floors = self.told_to_others(name).min(terms::floors(amount)).saturating_sub(self.floors() + self.orphans);
+        let Some(entry) = self.entries.get_mut(name) else { return 0 };
+        entry.held += target.saturating_sub(entry.held).min(free);
+        let floor = floor.min(entry.held);
+        // A lower one is written down when the instance says that it has it.
+        entry.floor += floor.saturating_sub(entry.floor).min(floors);
+        floor.min(entry.floor)
+    }
+
+    /// All floors that every other instance knows of. No floor is raised beyond that: when the store loses its memory,
+    /// whoever is there can tell of those that are cut off.
+    fn told_to_others(&self, name: &str) -> u64 {
+        let others = self.known().filter(|(other, entry)| *other != name && entry.lease >= self.now);
+        others.map(|(_, entry)| entry.knows).min().unwrap_or(u64::MAX)
+    }
+
+    /// What is kept for strangers. The floor of a silent instance does as well: nearly always it is dead.
+    fn reserve(&self, amount: u64) -> u64 {
+        let silent = self.known().filter(|(_, entry)| entry.lease < self.now).map(|(_, entry)| entry.floor);
+        terms::reserve(amount).saturating_sub(silent.sum::<u64>() + self.orphans)
+    }
+
+    fn answer(&self, outcome: Outcome, renewal: &Renewal, [held, target, floor]: [u64; 3], floors: u64) -> Answer {
+        Answer {
+            outcome,
+            number: renewal.number,
+            held,
+            target,
+            floor,
+            floors: floors.max(self.floors() + self.orphans),
+            instances: self.instances(),
+            generation: self.generation,
+        }
+    }
+
+    /// Those that have not left.
+    fn known(&self) -> impl Iterator<Item = (&String, &Entry)> {
+        self.entries.iter().filter(|(_, entry)| !entry.boot.is_empty())
+    }
+
+    fn instances(&self) -> u64 {
+        self.known().count() as u64
+    }
+
+    fn floors(&self) -> u64 {
+        self.entries.values().map(|entry| entry.floor).sum()
+    }
+}
+
+/// The floor of one of `all` instances: an equal part of what the busy or the idle ones may have. One unit at least is for
+/// those that come first.
+fn floor(amount: u64, want: u64, all: u64, rank: u64) -> u64 {
+    if want == 0 {
+        return terms::idle_floors(amount) / all;
+    }
+    let floors = terms::floors(amount);
+    if floors < all { u64::from(rank < floors) } else { floors / all }
+}

@@ -1,0 +1,95 @@
+//! One limit for many instances: each holds a share of it, and a store moves the shares. See ADR 0015.
+//!
+//! An instance has a [`Holder`] for each limit of each key. When it is due, the holder says in a [`Renewal`] what it holds
+//! and would like to hold; the store ([`RENEW`] in Redis, [`Ledger`] in tests and simulations) gives an [`Answer`]; and the
+//! holder says what [`Share`] the pacer may use now. Two things hold at every instant, whatever is lost, late or restarted:
+//!
+//! - What an instance sent in its trailing window is at most what it holds; it gives back only what it has not sent.
+//! - What all of them hold together is at most the limit.
+
+mod divide;
+mod holder;
+mod ledger;
+mod message;
+mod terms;
+
+pub use holder::Holder;
+pub use ledger::Ledger;
+pub use message::{Answer, AnswerError, Outcome, Renewal};
+pub use terms::Terms;
+
+use crate::limit::Limit;
+use crate::time::Instant;
+
+/// The store's side as a script for Redis and Valkey, which does what [`Ledger`] does. Its one key is the limit's; its
+/// arguments are an instance's name, its boot and [`Renewal::arguments`]. Its reply is read by [`Answer::read`].
+pub const RENEW: &str = include_str!("renew.lua");
+
+/// What a pacer may use of a limit that other instances use too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// How much in every trailing window, or at a time.
+    pub amount: u64,
+    /// When the lease ends.
+    pub until: Instant,
+    /// How much from then on.
+    pub floor: u64,
+    /// When the others no longer reckon with the floor.
+    pub forgotten: Instant,
+    /// How much from then on.
+    pub least: u64,
+    /// How much it will probably be when it is needed: what predictions reckon with.
+    pub hoped: u64,
+}
+
+/// What an instance does with a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// What left in the trailing window, or is in flight.
+    pub used: u64,
+    /// How much of that left in the last two seconds, or the last eighth of the window if that is shorter.
+    pub recent: u64,
+    /// What those who wait will take together.
+    pub waiting: u64,
+    /// The most that one of them takes.
+    pub largest: u64,
+    /// The weights of the flows that wait together.
+    pub weight: u64,
+}
+
+impl Share {
+    /// The share of an instance that has not reached the store yet.
+    pub fn of_stranger(limit: Limit) -> Self {
+        let amount = match limit {
+            Limit::Rate(rate) => rate.amount(),
+            Limit::Concurrency(max) => u64::from(max.get()),
+        };
+        Self::least(terms::stranger(amount))
+    }
+
+    /// Whether nothing of the limit was ever lent: what a key has that nobody holds anything of.
+    pub(crate) fn is_strangers(&self) -> bool {
+        self.until == Instant::START
+    }
+
+    /// So much for ever.
+    fn least(least: u64) -> Self {
+        let start = Instant::START;
+        Self { amount: least, until: start, floor: least, forgotten: start, least, hoped: u64::MAX }
+    }
+
+    /// How much it is at `now`.
+    pub(crate) fn at(&self, now: u64) -> u64 {
+        match now {
+            now if now >= self.forgotten.as_nanos() => self.least,
+            now if now >= self.until.as_nanos() => self.floor,
+            _ => self.amount,
+        }
+    }
+
+    /// When it is less next.
+    pub(crate) fn changes(&self, now: u64) -> u64 {
+        let ends = [self.until.as_nanos(), self.forgotten.as_nanos()];
+        ends.into_iter().filter(|&end| end > now).min().unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,95 @@
+//! What all instances know about a shared limit before they talk.
+
+use std::time::Duration;
+
+use crate::limit::{LARGEST_AMOUNT, Limit};
+
+/// How long an instance may use its share after it sent the renewal that was answered.
+pub(super) const LEASE: Duration = Duration::from_secs(2);
+/// How much longer the store reckons with it: what clocks of different machines, and one that jumps, may differ by.
+const SLACK: u64 = 600;
+/// Clocks run this part faster or slower than others, at most.
+const DRIFT: u64 = 1000;
+/// How long an instance that is silent keeps its floor.
+pub(super) const FORGET: Duration = Duration::from_secs(3600);
+/// An amount for this many milliseconds is all that an instance holds beyond its use: it is lost when the instance is.
+const SPARE: u64 = 10_000;
+/// After losing its memory the store waits this much of a window for use that nobody tells.
+const LONGEST_RECOVERY: u64 = 5000;
+/// A turn is twice a window, so that a large request can save up for it, and twice this.
+const TURN: u64 = 1000;
+
+/// A shared limit: so much in every trailing window.
+///
+/// For a number in flight the window is how long a request may be in flight at the longest: so long after an instance was
+/// heard of, the upstream may be busy with what it sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// The amount, in units of the limit.
+    pub(super) amount: u64,
+    /// Milliseconds after which what an instance sent is over, by any clock.
+    pub(super) hold: u64,
+}
+
+impl Terms {
+    /// Terms of a limit; `in_flight` is how long a request may be in flight, and counts for a number in flight alone.
+    pub fn new(limit: Limit, in_flight: Duration) -> Self {
+        let (amount, window) = match limit {
+            Limit::Rate(rate) => (rate.amount(), rate.period()),
+            Limit::Concurrency(max) => (u64::from(max.get()).min(LARGEST_AMOUNT), in_flight),
+        };
+        let window = (window.as_millis() as u64).saturating_add(1);
+        Self { amount, hold: window + window / DRIFT }
+    }
+
+    /// How much an instance may use that has never reached the store.
+    pub(super) fn stranger(&self) -> u64 {
+        stranger(self.amount)
+    }
+
+    /// Milliseconds that the store reckons with a lease after it gave it.
+    pub(super) fn lease(&self) -> u64 {
+        LEASE.as_millis() as u64 + SLACK + (LEASE.as_millis() as u64 + self.hold) / DRIFT
+    }
+
+    /// Milliseconds after a lease's end at which an instance is forgotten, and its floor free.
+    pub(super) fn forget(&self) -> u64 {
+        let forget = FORGET.as_millis() as u64;
+        forget + forget / DRIFT + self.hold
+    }
+
+    /// Milliseconds that the store gives nothing when it has lost its memory.
+    pub(super) fn recovery(&self) -> u64 {
+        self.lease() + self.hold.min(LONGEST_RECOVERY)
+    }
+
+    /// The most that an instance is given beyond what it asks for.
+    pub(super) fn spare(&self) -> u64 {
+        if self.hold <= SPARE { self.amount } else { (self.amount * SPARE).div_ceil(self.hold) }
+    }
+
+    /// Milliseconds for which one instance is the first that is served.
+    pub(super) fn turn(&self) -> u64 {
+        2 * (self.hold + TURN)
+    }
+}
+
+/// Kept for strangers, of a whole limit.
+pub(super) fn reserve(amount: u64) -> u64 {
+    amount / 50
+}
+
+/// What one stranger may use of a whole limit: the reserve is enough for four, or for as many as it has units.
+pub(super) fn stranger(amount: u64) -> u64 {
+    (amount / 200).max(1).min(reserve(amount))
+}
+
+/// What all floors may be together: what goes on for ever when the store is gone, and is lost with an instance for an hour.
+pub(super) fn floors(amount: u64) -> u64 {
+    amount * 29 / 100
+}
+
+/// The same of instances that have nothing to do.
+pub(super) fn idle_floors(amount: u64) -> u64 {
+    amount / 20
+}

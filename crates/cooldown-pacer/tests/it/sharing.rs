@@ -1,0 +1,568 @@
+//! Shared limits: several pacers, a store and a network that fails in every way, in virtual time. The sum is counted at
+//! the upstream.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use cooldown_pacer::share::{Answer, Holder, Ledger, Renewal, Terms};
+use cooldown_pacer::{Admission, Ask, Cost, Departure, Flow, Key, Limit, Pacer, Permit, Settings, Spent, Ticket, Unit};
+use proptest::prelude::*;
+
+use crate::world::{MILLI, SECOND, at, requests_per, worst_window};
+
+const EVERY: Duration = Duration::from_millis(250);
+const LONGEST_REQUEST: Duration = Duration::from_secs(2);
+
+/// One instance: a pacer, its holder, and a crowd that always has something to send, or a rate at which it comes.
+struct Member {
+    name: String,
+    boot: u64,
+    pacer: Pacer,
+    key: Key,
+    holder: Holder,
+    /// How many flows keep one request waiting each.
+    flows: u64,
+    /// What each request takes.
+    cost: u64,
+    /// Requests that are under way, and when they are over.
+    in_flight: Vec<(u64, Permit)>,
+    waits: Vec<bool>,
+    /// It does nothing until then, and knows nothing of it.
+    paused_until: u64,
+    /// Nothing it sends or should hear arrives until then.
+    cut_until: u64,
+    /// What its clock shows when it starts.
+    clock: u64,
+    stopped: bool,
+    calls: u64,
+    tickets: Vec<(Ticket, u64)>,
+    served: Vec<(u64, u64)>,
+}
+
+enum Message {
+    Ask { from: usize, boot: u64, renewal: Renewal },
+    Reply { to: usize, boot: u64, answer: Answer },
+}
+
+struct Fleet {
+    limit: Limit,
+    /// How long a request is under way.
+    takes: u64,
+    members: Vec<Member>,
+    ledger: Ledger,
+    backup: Ledger,
+    server: u64,
+    frozen_until: u64,
+    dead_until: u64,
+    clock_off: i64,
+    /// When it arrives, and what.
+    network: Vec<(u64, Message)>,
+    now: u64,
+    log: Vec<(u64, u64)>,
+    dice: u64,
+    delay: u64,
+    loss: u64,
+}
+
+impl Fleet {
+    fn new(limit: impl Into<Limit>, flows: &[u64]) -> Self {
+        let mut fleet = Self {
+            limit: limit.into(),
+            takes: 0,
+            members: Vec::new(),
+            ledger: Ledger::default(),
+            backup: Ledger::default(),
+            server: 1,
+            frozen_until: 0,
+            dead_until: 0,
+            clock_off: 0,
+            network: Vec::new(),
+            now: 0,
+            log: Vec::new(),
+            dice: 88172645463325252,
+            delay: MILLI,
+            loss: 0,
+        };
+        for (nth, &flows) in flows.iter().enumerate() {
+            let member = fleet.start(nth, flows, nth as u64 * 1_000_003 * MILLI);
+            fleet.members.push(member);
+        }
+        fleet
+    }
+
+    fn start(&mut self, nth: usize, flows: u64, clock: u64) -> Member {
+        let mut pacer = Pacer::new(Settings { guard: Duration::from_millis(2), ..Settings::default() });
+        let limits = pacer.add_limits(vec![self.limit]);
+        pacer.share_limits(at(clock + self.now), limits, true);
+        Member {
+            name: format!("m{nth}"),
+            boot: self.roll(),
+            pacer,
+            key: Key::whole(limits),
+            holder: Holder::new(Terms::new(self.limit, LONGEST_REQUEST), EVERY),
+            flows,
+            cost: 1,
+            in_flight: Vec::new(),
+            waits: vec![false; 64],
+            paused_until: 0,
+            cut_until: 0,
+            clock,
+            stopped: false,
+            calls: 0,
+            tickets: Vec::new(),
+            served: Vec::new(),
+        }
+    }
+
+    fn roll(&mut self) -> u64 {
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        self.dice >> 11
+    }
+
+    fn run_for(&mut self, nanos: u64) {
+        let end = self.now + nanos;
+        while self.now < end {
+            self.now += MILLI;
+            self.deliver();
+            for nth in 0..self.members.len() {
+                let member = &self.members[nth];
+                if !member.stopped && member.paused_until <= self.now {
+                    self.act(nth);
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        let now = self.now;
+        let mut arrived: Vec<(u64, Message)> = self.network.extract_if(.., |(when, _)| *when <= now).collect();
+        arrived.sort_by_key(|(when, _)| *when);
+        for (_, message) in arrived {
+            match message {
+                Message::Ask { from, boot, renewal } => {
+                    if self.frozen_until > now {
+                        self.network.push((self.frozen_until, Message::Ask { from, boot, renewal }));
+                        continue;
+                    }
+                    if self.dead_until > now {
+                        continue;
+                    }
+                    let time = (1_000_000 + (now / MILLI) as i64 + self.clock_off) as u64;
+                    let name = self.members[from].name.clone();
+                    let server = self.server.to_string();
+                    let answer = self.ledger.renew(time, &server, &name, &boot.to_string(), &renewal);
+                    self.send(from, Message::Reply { to: from, boot, answer });
+                }
+                Message::Reply { to, boot, answer } => {
+                    let member = &mut self.members[to];
+                    if member.boot == boot && !member.stopped && member.holder.hear(&answer) {
+                        let share = member.holder.share();
+                        // Paused or not: its clock goes on, its code runs later.
+                        let local = at(member.clock + now.max(member.paused_until));
+                        if member.paused_until <= now {
+                            member.pacer.set_share(local, member.key, 0, share);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, nth: usize, message: Message) {
+        if self.members[nth].cut_until > self.now || self.roll() % 100 < self.loss {
+            return;
+        }
+        let spread = self.roll() % self.delay.max(1);
+        let again = self.roll() % 100 < self.loss;
+        if let (true, Message::Ask { from, boot, renewal }) = (again, &message) {
+            let late = self.roll() % (5 * SECOND);
+            self.network.push((self.now + late, Message::Ask { from: *from, boot: *boot, renewal: *renewal }));
+        }
+        self.network.push((self.now + self.delay / 2 + spread, message));
+    }
+
+    fn act(&mut self, nth: usize) {
+        let now = self.now;
+        let member = &mut self.members[nth];
+        let local = at(member.clock + now);
+        for (_, permit) in member.in_flight.extract_if(.., |(over, _)| *over <= now) {
+            member.pacer.settle(local, permit, Spent::AsEstimated);
+        }
+        for flow in 0..member.flows {
+            if member.waits[flow as usize] {
+                continue;
+            }
+            let cost = Cost::NOTHING.with(Unit::Requests, member.cost);
+            match member.pacer.admit(local, Ask { cost, ..Ask::new(Flow(flow), [member.key]) }) {
+                Admission::Go(permit) => {
+                    member.in_flight.push((now + self.takes, permit));
+                    member.served.push((now, flow));
+                    self.log.push((now, member.cost));
+                }
+                Admission::Wait(ticket) => {
+                    member.waits[flow as usize] = true;
+                    member.tickets.push((ticket, flow));
+                }
+                Admission::Refuse(refusal) => panic!("{refusal:?}"),
+            }
+        }
+        let mut departures = Vec::new();
+        if member.pacer.next_due().is_some_and(|due| due <= local) {
+            member.pacer.due(local, &mut departures);
+        }
+        for departure in departures {
+            let Departure::Go(ticket, permit) = departure else { panic!("nobody is refused") };
+            let place = member.tickets.iter().position(|(waiting, _)| *waiting == ticket).expect("it waits");
+            let (_, flow) = member.tickets.swap_remove(place);
+            member.in_flight.push((now + self.takes, permit));
+            member.waits[flow as usize] = false;
+            member.served.push((now, flow));
+            self.log.push((now, member.cost));
+        }
+        let usage = member.pacer.usage(local, member.key, 0).unwrap_or_default();
+        if member.holder.due(&usage) <= local {
+            let renewal = member.holder.renew(local, &usage);
+            member.pacer.set_share(local, member.key, 0, member.holder.share());
+            member.calls += 1;
+            let boot = member.boot;
+            self.send(nth, Message::Ask { from: nth, boot, renewal });
+        }
+    }
+
+    /// How much left in the last `nanos`, in parts of what the limit allows.
+    fn used(&self, nanos: u64) -> f64 {
+        let since = self.now - nanos;
+        let sum = self.log.iter().filter(|(when, _)| *when > since).map(|(_, cost)| *cost).sum::<u64>() as f64;
+        sum / (self.amount() as f64 * nanos as f64 / self.period() as f64)
+    }
+
+    fn served_by(&self, nth: usize, nanos: u64) -> usize {
+        self.members[nth].served.iter().filter(|(when, _)| *when > self.now - nanos).count()
+    }
+
+    fn worst(&self) -> u64 {
+        // What left a whole window earlier is out of it.
+        worst_window(&self.log, self.period() - 1)
+    }
+
+    fn amount(&self) -> u64 {
+        match self.limit {
+            Limit::Rate(rate) => rate.amount(),
+            Limit::Concurrency(max) => u64::from(max.get()),
+        }
+    }
+
+    /// How long what left counts at the upstream.
+    fn period(&self) -> u64 {
+        match self.limit {
+            Limit::Rate(rate) => rate.period().as_nanos() as u64,
+            Limit::Concurrency(_) => self.takes,
+        }
+    }
+
+    fn restart(&mut self, nth: usize) {
+        let Member { flows, cost, cut_until, .. } = self.members[nth];
+        let served = std::mem::take(&mut self.members[nth].served);
+        let clock = self.roll() % (1000 * SECOND);
+        let fresh = self.start(nth, flows, clock);
+        self.members[nth] = Member { served, cost, cut_until, ..fresh };
+    }
+
+    fn leave(&mut self, nth: usize) {
+        let local = at(self.members[nth].clock + self.now);
+        let member = &mut self.members[nth];
+        let usage = member.pacer.usage(local, member.key, 0).unwrap_or_default();
+        let renewal = member.holder.leave(local, &usage);
+        let boot = member.boot;
+        member.stopped = true;
+        self.send(nth, Message::Ask { from: nth, boot, renewal });
+    }
+}
+
+/// Three instances under way, at 60 a second.
+fn three(flows: [u64; 3]) -> Fleet {
+    let mut fleet = Fleet::new(requests_per(60, 1000), &flows);
+    fleet.run_for(8 * SECOND);
+    fleet
+}
+
+#[test]
+fn three_busy_instances_use_the_whole_limit() {
+    let mut fleet = three([20, 20, 20]);
+    fleet.run_for(10 * SECOND);
+    assert!(fleet.used(10 * SECOND) >= 0.97, "{}", fleet.used(10 * SECOND));
+    assert!(fleet.worst() <= 60);
+    let calls = fleet.members.iter().map(|member| member.calls).max().expect("three");
+    assert!(calls <= 16 * 18, "{calls} calls in 18 s");
+}
+
+#[test]
+fn what_idle_instances_hold_is_lent_within_three_seconds() {
+    let mut fleet = three([20, 0, 0]);
+    fleet.run_for(SECOND);
+    assert!(fleet.used(SECOND) >= 0.9, "{}", fleet.used(SECOND));
+    (fleet.members[0].flows, fleet.members[1].flows) = (0, 20);
+    fleet.run_for(3 * SECOND);
+    fleet.run_for(2 * SECOND);
+    assert!(fleet.used(2 * SECOND) >= 0.9, "{}", fleet.used(2 * SECOND));
+    assert!(fleet.worst() <= 60);
+}
+
+#[test]
+fn a_first_start_waits_no_longer_than_it_must() {
+    let mut fleet = Fleet::new(requests_per(60, 1000), &[20, 20, 20]);
+    fleet.run_for(7 * SECOND);
+    assert!(fleet.used(SECOND) >= 0.95, "{}", fleet.used(SECOND));
+}
+
+#[test]
+fn what_a_dead_instance_held_comes_back_but_for_its_floor() {
+    let mut fleet = three([20, 20, 20]);
+    fleet.members[0].stopped = true;
+    fleet.run_for(8 * SECOND);
+    fleet.run_for(2 * SECOND);
+    assert!(fleet.used(2 * SECOND) >= 0.9, "{}", fleet.used(2 * SECOND));
+    assert!(fleet.worst() <= 60);
+}
+
+#[test]
+fn an_instance_that_leaves_in_good_order_leaves_everything() {
+    let mut fleet = three([20, 20, 20]);
+    fleet.leave(0);
+    fleet.run_for(5 * SECOND);
+    fleet.run_for(2 * SECOND);
+    assert!(fleet.used(2 * SECOND) >= 0.97, "{}", fleet.used(2 * SECOND));
+    assert!(fleet.worst() <= 60);
+}
+
+#[test]
+fn without_the_store_the_floors_flow_on() {
+    let mut fleet = Fleet::new(requests_per(600, 1000), &[60, 60, 60]);
+    fleet.run_for(8 * SECOND);
+    fleet.dead_until = u64::MAX;
+    fleet.run_for(10 * SECOND);
+    assert!(fleet.used(10 * SECOND) >= 0.39, "{}", fleet.used(10 * SECOND));
+    fleet.run_for(60 * SECOND);
+    assert!(fleet.used(60 * SECOND) >= 0.285, "{}", fleet.used(60 * SECOND));
+    (fleet.dead_until, fleet.server) = (0, 2);
+    fleet.run_for(8 * SECOND);
+    fleet.run_for(2 * SECOND);
+    assert!(fleet.used(2 * SECOND) >= 0.97, "back: {}", fleet.used(2 * SECOND));
+    assert!(fleet.worst() <= 600);
+}
+
+#[test]
+fn a_store_that_lost_its_memory_gives_nothing_that_somebody_holds() {
+    let mut fleet = three([20, 20, 5]);
+    fleet.ledger = Ledger::default();
+    fleet.run_for(4 * SECOND);
+    assert!(fleet.used(4 * SECOND) >= 0.95, "who holds something goes on: {}", fleet.used(4 * SECOND));
+    fleet.run_for(12 * SECOND);
+    assert!(fleet.used(8 * SECOND) >= 0.97, "{}", fleet.used(8 * SECOND));
+    assert!(fleet.worst() <= 60);
+}
+
+#[test]
+fn flows_on_a_crowded_instance_and_on_an_empty_one_get_alike() {
+    let mut fleet = three([9, 1, 2]);
+    fleet.run_for(10 * SECOND);
+    let each = |nth: usize| fleet.served_by(nth, 10 * SECOND) as f64 / fleet.members[nth].flows as f64;
+    for nth in 0..3 {
+        assert!((each(nth) / 50.0 - 1.0).abs() <= 0.2, "{} of 50 for each flow of {nth}", each(nth));
+    }
+}
+
+#[test]
+fn what_cannot_be_divided_goes_round_and_nobody_starves() {
+    let mut fleet = Fleet::new(requests_per(2, 1000), &[3, 3, 3]);
+    fleet.run_for(10 * SECOND);
+    fleet.run_for(60 * SECOND);
+    assert!(fleet.used(60 * SECOND) >= 0.8, "{}", fleet.used(60 * SECOND));
+    for nth in 0..3 {
+        let served = fleet.served_by(nth, 60 * SECOND);
+        assert!((25..=55).contains(&served), "{served} of 120 for {nth}");
+    }
+    assert!(fleet.worst() <= 2);
+}
+
+#[test]
+fn a_crash_loop_costs_what_it_was_lent_and_no_more() {
+    let mut fleet = three([20, 20, 20]);
+    for _ in 0..20 {
+        fleet.run_for(700 * MILLI);
+        fleet.restart(0);
+    }
+    fleet.run_for(14 * SECOND);
+    assert!(fleet.used(8 * SECOND) >= 0.97, "{}", fleet.used(8 * SECOND));
+    assert!(fleet.worst() <= 60);
+}
+
+#[test]
+fn large_requests_take_turns_and_small_ones_still_leave() {
+    let mut fleet = Fleet::new(requests_per(60, 1000), &[2, 2, 2]);
+    fleet.members[0].cost = 50;
+    fleet.members[1].cost = 40;
+    fleet.run_for(8 * SECOND);
+    fleet.run_for(60 * SECOND);
+    let served: Vec<usize> = (0..3).map(|nth| fleet.served_by(nth, 60 * SECOND)).collect();
+    assert!(served[0] >= 5 && served[1] >= 5 && served[2] >= 300, "{served:?}");
+    assert!(fleet.worst() <= 60);
+}
+
+#[test]
+fn a_limit_of_a_minute_is_used_and_follows_demand() {
+    let mut fleet = Fleet::new(requests_per(600, 60_000), &[20, 20, 0]);
+    fleet.run_for(130 * SECOND);
+    fleet.run_for(120 * SECOND);
+    assert!(fleet.used(120 * SECOND) >= 0.95, "{}", fleet.used(120 * SECOND));
+    (fleet.members[0].flows, fleet.members[2].flows) = (0, 20);
+    fleet.run_for(120 * SECOND);
+    assert!(fleet.used(60 * SECOND) >= 0.95, "{}", fleet.used(60 * SECOND));
+    fleet.members[1].stopped = true;
+    fleet.run_for(130 * SECOND);
+    assert!(fleet.used(60 * SECOND) >= 0.86, "{}", fleet.used(60 * SECOND));
+    assert!(fleet.worst() <= 600);
+}
+
+#[test]
+fn a_number_in_flight_is_shared_too() {
+    let mut fleet = Fleet::new(Limit::Concurrency(NonZeroU32::new(30).expect("not zero")), &[20, 20, 0]);
+    fleet.takes = 300 * MILLI;
+    fleet.run_for(12 * SECOND);
+    assert!(fleet.used(6 * SECOND) >= 0.95, "{}", fleet.used(6 * SECOND));
+    (fleet.members[0].flows, fleet.members[2].flows) = (0, 40);
+    fleet.run_for(9 * SECOND);
+    assert!(fleet.used(6 * SECOND) >= 0.95, "{}", fleet.used(6 * SECOND));
+    fleet.restart(1);
+    fleet.run_for(12 * SECOND);
+    assert!(fleet.used(6 * SECOND) >= 0.95, "{}", fleet.used(6 * SECOND));
+    assert!(fleet.worst() <= 30);
+}
+
+#[test]
+fn a_stranger_that_cannot_reach_the_store_sends_a_little() {
+    let mut fleet = Fleet::new(requests_per(600, 1000), &[60, 60, 20]);
+    fleet.members[2].cut_until = 60 * SECOND;
+    fleet.run_for(60 * SECOND);
+    assert!(fleet.served_by(2, 10 * SECOND) >= 25, "half a percent of the limit");
+    assert!(fleet.used(10 * SECOND) >= 0.97, "{}", fleet.used(10 * SECOND));
+    fleet.run_for(10 * SECOND);
+    assert!(fleet.served_by(2, 2 * SECOND) >= 150);
+    assert!(fleet.worst() <= 600);
+}
+
+/// What goes wrong, and for how long.
+#[derive(Debug, Clone)]
+enum Fault {
+    Restart(usize),
+    Pause(usize, u64),
+    Cut(usize, u64),
+    Leave(usize),
+    Freeze(u64),
+    StoreDies(u64),
+    Flush,
+    Snapshot,
+    FailOver,
+    ClockJumps(i64),
+    Load(usize, u64),
+    Slow(u64),
+    Loss(u64),
+}
+
+fn any_fault(members: usize) -> impl Strategy<Value = Fault> {
+    let who = 0..members;
+    let long = || prop_oneof![0..3000u64, 0..20_000u64].prop_map(|millis| millis * MILLI);
+    prop_oneof![
+        2 => who.clone().prop_map(Fault::Restart),
+        2 => (who.clone(), long()).prop_map(|(who, long)| Fault::Pause(who, long)),
+        2 => (who.clone(), long()).prop_map(|(who, long)| Fault::Cut(who, long)),
+        1 => who.clone().prop_map(Fault::Leave),
+        1 => long().prop_map(Fault::Freeze),
+        1 => long().prop_map(Fault::StoreDies),
+        1 => Just(Fault::Flush),
+        1 => Just(Fault::Snapshot),
+        1 => Just(Fault::FailOver),
+        1 => (-300_000i64..300_000).prop_map(Fault::ClockJumps),
+        3 => (who, 0u64..30).prop_map(|(who, flows)| Fault::Load(who, flows)),
+        1 => (1u64..400).prop_map(|millis| Fault::Slow(millis * MILLI)),
+        1 => (0u64..30).prop_map(Fault::Loss),
+    ]
+}
+
+fn suffer(fleet: &mut Fleet, fault: &Fault) {
+    let now = fleet.now;
+    match *fault {
+        Fault::Restart(who) => fleet.restart(who),
+        Fault::Pause(who, long) => fleet.members[who].paused_until = now + long,
+        Fault::Cut(who, long) => fleet.members[who].cut_until = now + long,
+        Fault::Leave(who) if !fleet.members[who].stopped => fleet.leave(who),
+        Fault::Leave(who) => fleet.restart(who),
+        Fault::Freeze(long) => fleet.frozen_until = now + long,
+        Fault::StoreDies(long) => (fleet.dead_until, fleet.server) = (now + long, fleet.server + 1),
+        Fault::Flush => fleet.ledger = Ledger::default(),
+        Fault::Snapshot => fleet.backup = fleet.ledger.clone(),
+        Fault::FailOver => (fleet.ledger, fleet.server) = (fleet.backup.clone(), fleet.server + 1),
+        Fault::ClockJumps(by) => fleet.clock_off = (fleet.clock_off + by).clamp(-900_000, 900_000),
+        Fault::Load(who, flows) => fleet.members[who].flows = flows,
+        Fault::Slow(delay) => fleet.delay = delay,
+        Fault::Loss(percent) => fleet.loss = percent,
+    }
+}
+
+fn heal(fleet: &mut Fleet) {
+    (fleet.frozen_until, fleet.dead_until, fleet.loss, fleet.delay) = (0, 0, 0, MILLI);
+    let now = fleet.now;
+    fleet.network.iter_mut().for_each(|(when, _)| *when = now.min(*when));
+    for nth in 0..fleet.members.len() {
+        (fleet.members[nth].paused_until, fleet.members[nth].cut_until) = (0, 0);
+        fleet.members[nth].flows = 20;
+        if fleet.members[nth].stopped {
+            fleet.restart(nth);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, max_shrink_iters: 300, ..ProptestConfig::default() })]
+
+    /// R1 for the sum, whatever fails; and full use again when it has stopped.
+    #[test]
+    fn the_sum_never_exceeds_the_limit_whatever_fails(
+        amount in 1u64..49,
+        millis in prop_oneof![Just(500u64), Just(1000), Just(3000)],
+        slots in prop::bool::weighted(0.25),
+        flows in prop::collection::vec((0u64..20, 1u64..6), 2..5),
+        seed in 1u64..u64::MAX,
+        faults in prop::collection::vec((0u64..4000, any_fault(2)), 0..14),
+    ) {
+        let limit = match slots {
+            false => requests_per(amount, millis).into(),
+            true => Limit::Concurrency(NonZeroU32::new(amount as u32).expect("not zero")),
+        };
+        let crowds: Vec<u64> = flows.iter().map(|(flows, _)| *flows).collect();
+        let mut fleet = Fleet::new(limit, &crowds);
+        for (member, (_, cost)) in fleet.members.iter_mut().zip(&flows).filter(|_| !slots) {
+            member.cost = (*cost).min(amount);
+        }
+        fleet.takes = if slots { millis * MILLI / 5 } else { 0 };
+        fleet.dice = seed;
+        for (after, fault) in &faults {
+            fleet.run_for(after * MILLI);
+            suffer(&mut fleet, fault);
+        }
+        fleet.run_for(2 * SECOND);
+        heal(&mut fleet);
+        fleet.run_for(10 * SECOND + millis * MILLI);
+        let worst = fleet.worst();
+        prop_assert!(worst <= amount, "{worst} of {amount}");
+        fleet.run_for(10 * SECOND);
+        let used = fleet.used(9 * SECOND);
+        // Costs that do not divide the limit leave up to one of them unused, and in turns more.
+        let whole = fleet.members.iter().all(|member| member.cost == 1);
+        prop_assert!(!whole || used * amount as f64 >= 0.7 * amount as f64 - 1.0, "{used} used in the end");
+        let worst = fleet.worst();
+        prop_assert!(worst <= amount, "{worst} of {amount}");
+    }
+}
