@@ -5,6 +5,7 @@
 //! them live in one pacer.
 
 mod alarm;
+mod build;
 mod carried;
 mod change;
 mod clock;
@@ -37,10 +38,10 @@ use crate::proxy::route::HostTable;
 use crate::telemetry::Metrics;
 use crate::telemetry::snapshot::SharedView;
 use alarm::AlarmThread;
+use build::Group;
 use carried::{Carried, Owner};
 use keys::Pools;
 use ledger::{Ledger, Memory, Opened, SyncingThread};
-use plan::Group;
 use room::Labels;
 use shared::Sharing;
 use succession::Next;
