@@ -19,6 +19,7 @@ mod http2;
 mod http2_upstream;
 mod keepalive;
 mod keys;
+mod large;
 mod learning;
 mod limits;
 mod load;
