@@ -20,8 +20,8 @@ use super::plan::{Node, Plan, domain_name, domain_table, may_meet_any, rules};
 use super::room::{LabelTable, Labels, List, Named};
 use super::shared::{self, SharedList, Sharing};
 use super::{DomainEntry, Lists, Pacing, RouteLimits};
-use crate::config::Config;
 use crate::config::model::{Keys, Limits, Match, Provider, ProviderKind, Route};
+use crate::config::{Config, Secret};
 use crate::provider::{self, Scope as LimitScope};
 use crate::proxy::route::HostTable;
 use crate::telemetry::Scope;
@@ -353,12 +353,12 @@ impl<'a> Build<'a> {
             lists.globs.extend(limits.map(|limits| (glob.clone(), limits)));
         }
         if let Keys::Ours(keys) = &provider.keys {
-            let hasher = &self.hasher;
-            let hashes = keys.iter().map(|key| hasher.hash_one(key.expose().as_bytes()));
-            lists.subjects = match &self.sharing {
-                None => self.carried.known(&owner).subjects(hashes),
-                Some(_) => keys.iter().map(shared::subject_of_key).collect(),
+            let hash = |key: &Secret| match &self.sharing {
+                None => self.hasher.hash_one(key.expose().as_bytes()),
+                Some(_) => shared::subject_of_key(key),
             };
+            let hashes: Vec<u64> = keys.iter().map(hash).collect();
+            lists.subjects = self.carried.known(&owner).subjects(hashes.into_iter());
             for (index, &subject) in lists.subjects.iter().enumerate() {
                 let label = Label { key: (keys.len() > 1).then(|| (index + 1).to_string().into()), model: None };
                 self.name(node, Scope::Upstream, name, label, Key { limits: lists.key, subject });
