@@ -3,7 +3,7 @@
 use http::{HeaderValue, StatusCode};
 use hyper::Response;
 
-use crate::support::{Proxy, Upstream, empty, fetch, get, plain, raw, request, text};
+use crate::support::{Proxy, Upstream, empty, fetch, get, plain, raw, request, text, with_hops};
 
 async fn route_to(upstream: &Upstream) -> Proxy {
     Proxy::start(&format!("routes: {{\"*\": \"{}\"}}", upstream.url()))
@@ -11,15 +11,7 @@ async fn route_to(upstream: &Upstream) -> Proxy {
 
 #[tokio::test]
 async fn hop_by_hop_fields_stay_on_their_hop() {
-    let upstream = Upstream::start(|_| async {
-        let mut response = Response::new(text("hello"));
-        let fields = [("connection", "x-hop"), ("x-hop", "1"), ("keep-alive", "timeout=5"), ("x-end", "2")];
-        for (name, value) in fields {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
-        }
-        response
-    })
-    .await;
+    let upstream = Upstream::start(with_hops).await;
     let proxy = route_to(&upstream).await;
     let asked = request("a.example", "/")
         .header("connection", "keep-alive, X-Private, te")

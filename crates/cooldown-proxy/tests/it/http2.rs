@@ -14,7 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::support::{Binary, Body, Http2, PATIENCE, Proxy, Upstream, echo, empty, get, plain, text, timed, until};
+use crate::support::{
+    Binary, Body, Http2, PATIENCE, Proxy, Upstream, echo, empty, get, plain, text, timed, until, with_hops,
+};
 
 fn route_to(upstream: &Upstream) -> Proxy {
     Proxy::start(&format!("routes: {{\"*\": \"{}\"}}", upstream.url()))
@@ -43,15 +45,7 @@ fn with_trailers() -> Body {
 
 #[tokio::test]
 async fn a_request_is_translated_and_so_is_its_response() {
-    let upstream = Upstream::start(|_| async {
-        let mut response = Response::new(text("hello"));
-        let fields = [("connection", "x-hop"), ("x-hop", "1"), ("keep-alive", "timeout=5"), ("x-end", "2")];
-        for (name, value) in fields {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
-        }
-        response
-    })
-    .await;
+    let upstream = Upstream::start(with_hops).await;
     let proxy = route_to(&upstream);
     let request = asked("/a%2fb?x=%20&&y")
         .header("cookie", "a=1")

@@ -65,11 +65,11 @@ async fn a_request_is_translated_and_so_is_its_response() {
     assert_eq!(seen.field("via"), "1.1 cooldown");
 }
 
-#[tokio::test]
-async fn one_connection_carries_many_requests() {
-    let all_there = Arc::new(Semaphore::new(0));
-    let gate = Arc::clone(&all_there);
-    let upstream = Upstream::speaking(MANY, move |_| {
+/// An upstream that answers only those that it has been given permits for.
+async fn gated(speaks: Speaks) -> (Upstream, Arc<Semaphore>) {
+    let permits = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&permits);
+    let upstream = Upstream::speaking(speaks, move |_| {
         let gate = Arc::clone(&gate);
         async move {
             drop(gate.acquire().await);
@@ -77,6 +77,12 @@ async fn one_connection_carries_many_requests() {
         }
     })
     .await;
+    (upstream, permits)
+}
+
+#[tokio::test]
+async fn one_connection_carries_many_requests() {
+    let (upstream, all_there) = gated(MANY).await;
     let proxy = proxy(&upstream, "");
     let calls = calls(&proxy, 60);
     until("all requests are there at once", || upstream.under_way() == 60).await;
@@ -89,16 +95,7 @@ async fn one_connection_carries_many_requests() {
 
 #[tokio::test]
 async fn more_connections_are_made_when_streams_run_out_and_no_more_than_that() {
-    let all_there = Arc::new(Semaphore::new(0));
-    let gate = Arc::clone(&all_there);
-    let upstream = Upstream::speaking(Speaks::Http2 { streams: 5 }, move |_| {
-        let gate = Arc::clone(&gate);
-        async move {
-            drop(gate.acquire().await);
-            Response::new(text("hello"))
-        }
-    })
-    .await;
+    let (upstream, all_there) = gated(Speaks::Http2 { streams: 5 }).await;
     let proxy = proxy(&upstream, "");
     let calls = calls(&proxy, 40);
     until("nobody waits behind the pacer's back", || upstream.under_way() == 40).await;

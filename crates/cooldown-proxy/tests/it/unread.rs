@@ -34,22 +34,24 @@ async fn ask_twice(proxy: &Proxy, path: &str) -> [String; 2] {
             for _ in 0..LENGTH >> 20 {
                 client.write_all(&[b'x'; 1 << 20]).await?;
             }
-            Ok::<_, std::io::Error>(read_to(&mut client, b"\r\n\r\n").await)
+            Ok::<_, std::io::Error>(read_answer(&mut client).await)
         };
-        let read = timeout(PATIENCE, story).await.expect("it ends").expect("the connection stays");
-        *answer = String::from_utf8_lossy(&read).into_owned();
-        drain(&mut client).await;
+        *answer = timeout(PATIENCE, story).await.expect("it ends").expect("the connection stays");
     }
     answers
 }
 
-/// Reads what has come and is not wanted.
-async fn drain(client: &mut TcpStream) {
-    let mut rest = [0; 4096];
-    while timeout(std::time::Duration::from_millis(20), client.read(&mut rest))
-        .await
-        .is_ok_and(|n| n.is_ok_and(|n| n > 0))
-    {}
+/// An answer to its last byte, which its head tells.
+async fn read_answer(client: &mut TcpStream) -> String {
+    let mut read = read_to(client, b"\r\n\r\n").await;
+    let text = String::from_utf8_lossy(&read).into_owned();
+    let (head, _) = text.split_once("\r\n\r\n").expect("a head");
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+    let whole = head.len() + 4 + length.parse::<usize>().expect("a number");
+    while read.len() < whole {
+        assert!(client.read_buf(&mut read).await.expect("it is not reset") > 0, "it ended early");
+    }
+    String::from_utf8_lossy(&read).into_owned()
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -244,4 +244,14 @@ pub(crate) async fn echo(request: Request<Incoming>) -> Response<Body> {
             response
         }
     }
+}
+
+/// 200, with fields that end at the next hop and one that goes on.
+pub(crate) async fn with_hops(_: Request<Incoming>) -> Response<Body> {
+    let mut response = Response::new(text("hello"));
+    let fields = [("connection", "x-hop"), ("x-hop", "1"), ("keep-alive", "timeout=5"), ("x-end", "2")];
+    for (name, value) in fields {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
