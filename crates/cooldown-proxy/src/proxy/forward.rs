@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use http::header::UPGRADE;
 use http::{HeaderValue, Request, Response};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep};
 
@@ -26,12 +26,13 @@ use super::site::Route;
 use super::unread::Unread;
 use super::way::Leg;
 use super::worker::Worker;
+use crate::http1::MessageError;
 use crate::pacing::{Admission, Outcome, Permit, Place};
 use crate::upstream::{ExchangeError, Lease, Pool};
 
 /// What came of a request that its upstream answered.
 pub(super) struct Answer {
-    pub response: Response<Incoming>,
+    pub response: Response<()>,
     /// The connection on which the body arrives.
     pub lease: Lease,
     pub permit: Permit,
@@ -194,7 +195,7 @@ async fn send(
     mut request: Box<Request<RequestBody>>,
     route: &Route,
     record: &mut Record,
-) -> Result<Response<Incoming>, ProxyError> {
+) -> Result<Response<()>, ProxyError> {
     let timeout = route.upstream.timeout;
     let deadline = Instant::now() + timeout;
     record.sent();
@@ -237,14 +238,13 @@ fn finished(worker: &Worker, journey: &Journey, mut answer: Box<Answer>, arrival
     answer
 }
 
-fn failure(error: &hyper::Error) -> ProxyError {
-    if error.is_user() {
+fn failure(error: &MessageError) -> ProxyError {
+    match error {
+        MessageError::Malformed(_) => ProxyError::UpstreamProtocol,
         // Only bodies are ours to break: the client's did.
-        ProxyError::InvalidRequest("its body ended early")
-    } else if error.is_parse() {
-        ProxyError::UpstreamProtocol
-    } else {
-        ProxyError::Broken
+        MessageError::Http2(error) if error.is_user() => ProxyError::InvalidRequest("its body ended early"),
+        MessageError::Http2(error) if error.is_parse() => ProxyError::UpstreamProtocol,
+        MessageError::Http2(_) | MessageError::Connection(_) | MessageError::Ended => ProxyError::Broken,
     }
 }
 

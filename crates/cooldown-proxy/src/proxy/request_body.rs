@@ -16,6 +16,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::body::BodyError;
 use super::body_memory::{BodyMemory, Held};
 use super::idle::Idle;
+use crate::http1::MessageError;
 
 /// The most that is read of a body while its request waits, in bytes.
 const MOST_AHEAD: usize = 64 * 1024;
@@ -218,7 +219,7 @@ impl Source {
             if self.short || self.held.bytes() >= MOST_AHEAD || self.held.memory().is_spent() {
                 return Poll::Ready(Ok(()));
             }
-            match ready!(Pin::new(rest).poll_frame(cx)) {
+            match ready!(poll_incoming(rest, cx)) {
                 // The last piece may exceed what is left: it has been read already.
                 Some(Ok(frame)) => self.short |= !self.keep(frame),
                 Some(Err(error)) => return Poll::Ready(Err(error.into())),
@@ -233,7 +234,7 @@ impl Source {
             if rest.size_hint().lower() > most.saturating_sub(self.held.bytes()) as u64 {
                 return Poll::Ready(Err(WholeError::TooLarge));
             }
-            let polled = Pin::new(rest).poll_frame(cx);
+            let polled = poll_incoming(rest, cx);
             match ready!(self.idle.watch(polled, cx)) {
                 Some(Ok(frame)) => {
                     if !self.keep(frame) {
@@ -284,7 +285,7 @@ impl Source {
             let trailers = trailers.filter(|_| std::mem::replace(&mut self.next, usize::MAX) != usize::MAX);
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         };
-        let polled = Pin::new(rest).poll_frame(cx);
+        let polled = poll_incoming(rest, cx);
         let polled = self.idle.watch(polled, cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             self.sent += 1;
@@ -356,6 +357,13 @@ impl Whole {
         let piece = self.pieces.pop_front().map(Frame::data);
         piece.or_else(|| self.trailers.take().map(|trailers| Frame::trailers(*trailers)))
     }
+}
+
+fn poll_incoming(
+    incoming: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, MessageError>>> {
+    Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(MessageError::Http2)))
 }
 
 /// A piece without the buffer that it was read into, where that is much larger.

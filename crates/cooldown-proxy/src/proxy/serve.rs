@@ -123,8 +123,8 @@ pub(super) fn relay(
     let Answer { response, lease, permit, opening, meter, unread, .. } = *answer;
     let peer = Rc::clone(in_flight.peer());
     let holding = Holding { opening, lease, meter, permit, unread, record, in_flight };
-    let relayed = |incoming| Relayed::new(incoming, holding, idle_timeout);
-    response.map(|incoming| ResponseBody::Relayed(Passed::new(relayed(incoming), peer)))
+    let relayed = Relayed::new(holding, idle_timeout);
+    response.map(|()| ResponseBody::Relayed(Passed::new(relayed, peer)))
 }
 
 /// The response to a request that the proxy answers itself, though its body may not have been read.

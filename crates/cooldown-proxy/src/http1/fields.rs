@@ -1,0 +1,147 @@
+//! Fields of a head, and what they say of the message's end and of the connection behind it.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
+
+use super::MessageError;
+
+/// Where in a head a field's name and value lie.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+/// Where in a head its fields lie: they are read before the head is cut off from what follows it.
+#[derive(Debug, Default)]
+pub(super) struct Places(SmallVec<[Place; 32]>);
+
+/// What a head's fields say of how the message ends, and what comes after it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stated {
+    /// `content-length`.
+    pub length: Length,
+    /// `transfer-encoding`.
+    pub coding: Transfer,
+    /// `connection: close`.
+    pub closes: bool,
+    /// `connection: keep-alive`, which says something in HTTP/1.0 only.
+    pub keeps: bool,
+}
+
+/// What `content-length` says (RFC 9112 §6.3).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// Nothing.
+    #[default]
+    Unstated,
+    /// So many bytes.
+    Bytes(u64),
+    /// The same several times.
+    Repeated(u64),
+    /// What is no length, or several of them.
+    Invalid,
+}
+
+/// What `transfer-encoding` says (RFC 9112 §6.1).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transfer {
+    /// Nothing.
+    #[default]
+    Unstated,
+    /// The body comes in chunks, whatever else was done to it before.
+    Chunked,
+    /// Its last coding is another one.
+    Other,
+}
+
+impl Places {
+    /// Where these fields lie within `head`, which they were read from.
+    pub(super) fn of(fields: &[httparse::Header<'_>], head: &[u8]) -> Self {
+        let base = head.as_ptr() as usize;
+        let within = |part: &[u8]| {
+            let start = part.as_ptr() as usize - base;
+            (start as u32, (start + part.len()) as u32)
+        };
+        let place = |field: &httparse::Header<'_>| Place { name: within(field.name.as_bytes()), value: within(field.value) };
+        Self(fields.iter().map(place).collect())
+    }
+
+    /// The fields of `head` in `headers`, which are empty, and what they say.
+    ///
+    /// # Errors
+    /// When one is none.
+    pub(super) fn read(&self, head: &Bytes, headers: &mut HeaderMap) -> Result<Stated, MessageError> {
+        let mut stated = Stated::default();
+        headers.reserve(self.0.len());
+        for Place { name, value } in &self.0 {
+            let name = HeaderName::from_bytes(&head[name.0 as usize..name.1 as usize]);
+            let name = name.map_err(|_| MessageError::Malformed("the name of a field"))?;
+            let value = HeaderValue::from_maybe_shared(head.slice(value.0 as usize..value.1 as usize));
+            let value = value.map_err(|_| MessageError::Malformed("the value of a field"))?;
+            stated.hear(&name, &value);
+            headers.append(name, value);
+        }
+        Ok(stated)
+    }
+}
+
+impl Stated {
+    fn hear(&mut self, name: &HeaderName, value: &HeaderValue) {
+        match *name {
+            CONTENT_LENGTH => tokens(value).for_each(|token| self.length = self.length.and(token)),
+            TRANSFER_ENCODING => tokens(value).for_each(|token| self.coding = self.coding.and(token)),
+            CONNECTION => {
+                for token in tokens(value) {
+                    self.closes |= token.eq_ignore_ascii_case(b"close");
+                    self.keeps |= token.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Length {
+    fn and(self, token: &[u8]) -> Self {
+        // Digits only, although numbers may be written in other ways elsewhere.
+        let digits = std::str::from_utf8(token).ok().filter(|_| token.iter().all(u8::is_ascii_digit));
+        match (self, digits.and_then(|digits| digits.parse().ok())) {
+            (Self::Unstated, Some(length)) => Self::Bytes(length),
+            (Self::Bytes(first) | Self::Repeated(first), Some(length)) if first == length => Self::Repeated(length),
+            _ => Self::Invalid,
+        }
+    }
+}
+
+impl Transfer {
+    fn and(self, token: &[u8]) -> Self {
+        match self {
+            // Nothing may be done to a body in chunks, not even that again.
+            Self::Chunked => Self::Other,
+            _ if token.eq_ignore_ascii_case(b"chunked") => Self::Chunked,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The members of a list (RFC 9110 §5.6.1). An empty field has one, which is empty.
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// Writes fields as lines.
+pub(crate) fn write_fields(headers: &HeaderMap, out: &mut Vec<u8>) {
+    for (name, value) in headers {
+        write_field(name, value, out);
+    }
+}
+
+pub(super) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
