@@ -78,6 +78,12 @@ impl Chunks {
     fn size(&mut self, reader: &mut Reader) -> Result<Option<u64>, MessageError> {
         const MALFORMED: MessageError = MessageError::Malformed("the size of a chunk");
         let bytes = reader.bytes();
+        // An empty size is none, though the library takes it for zero.
+        match bytes.first() {
+            None => return Ok(None),
+            Some(first) if !first.is_ascii_hexdigit() => return Err(MALFORMED),
+            Some(_) => {}
+        }
         let (line, size) = match httparse::parse_chunk_size(bytes).map_err(|_| MALFORMED)? {
             Status::Complete(read) => read,
             Status::Partial if bytes.len() > LONGEST_ASIDE => return Err(MALFORMED),

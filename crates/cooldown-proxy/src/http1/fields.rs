@@ -1,7 +1,9 @@
 //! Fields of a head, and what they say of the message's end and of the connection behind it.
 
+use std::ops::Range;
+
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
@@ -29,6 +31,10 @@ pub(crate) struct Stated {
     pub closes: bool,
     /// `connection: keep-alive`, which says something in HTTP/1.0 only.
     pub keeps: bool,
+    /// `te: trailers`.
+    pub trailers: bool,
+    /// There are `expect` or `upgrade`.
+    pub others: bool,
 }
 
 /// What `content-length` says (RFC 9112 §6.3).
@@ -60,12 +66,11 @@ pub(crate) enum Transfer {
 impl Places {
     /// Where these fields lie within `head`, which they were read from.
     pub(super) fn of(fields: &[httparse::Header<'_>], head: &[u8]) -> Self {
-        let base = head.as_ptr() as usize;
-        let within = |part: &[u8]| {
-            let start = part.as_ptr() as usize - base;
-            (start as u32, (start + part.len()) as u32)
+        let short = |range: Range<usize>| (range.start as u32, range.end as u32);
+        let place = |field: &httparse::Header<'_>| Place {
+            name: short(within(head, field.name.as_bytes())),
+            value: short(within(head, field.value)),
         };
-        let place = |field: &httparse::Header<'_>| Place { name: within(field.name.as_bytes()), value: within(field.value) };
         Self(fields.iter().map(place).collect())
     }
 
@@ -99,6 +104,8 @@ impl Stated {
                     self.keeps |= token.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
+            TE => tokens(value).for_each(|token| self.trailers |= token.eq_ignore_ascii_case(b"trailers")),
+            EXPECT | UPGRADE => self.others = true,
             _ => {}
         }
     }
@@ -127,6 +134,12 @@ impl Transfer {
     }
 }
 
+/// Where a part of `head` lies in it.
+pub(super) fn within(head: &[u8], part: &[u8]) -> Range<usize> {
+    let start = part.as_ptr() as usize - head.as_ptr() as usize;
+    start..start + part.len()
+}
+
 /// The members of a list (RFC 9110 §5.6.1). An empty field has one, which is empty.
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
@@ -144,4 +157,60 @@ pub(super) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Vec<
     out.extend_from_slice(b": ");
     out.extend_from_slice(value.as_bytes());
     out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn stated(lines: &str) -> Stated {
+        let head = Bytes::from(format!("{lines}\r\n"));
+        let mut fields = [httparse::EMPTY_HEADER; 16];
+        let httparse::Status::Complete((_, fields)) = httparse::parse_headers(&head, &mut fields).expect("fields")
+        else {
+            panic!("they do not end: {lines:?}")
+        };
+        let mut headers = HeaderMap::new();
+        Places::of(fields, &head).read(&head, &mut headers).expect("fields")
+    }
+
+    #[rstest]
+    #[case("content-length: 5\r\n", Length::Bytes(5))]
+    #[case("content-length:  5 \r\n", Length::Bytes(5))]
+    #[case("content-length: 5\r\ncontent-length: 5\r\n", Length::Repeated(5))]
+    #[case("content-length: 5, 5\r\n", Length::Repeated(5))]
+    #[case("content-length: 5\r\ncontent-length: 6\r\n", Length::Invalid)]
+    #[case("content-length: 5, 6\r\n", Length::Invalid)]
+    #[case("content-length: +5\r\n", Length::Invalid)]
+    #[case("content-length: -5\r\n", Length::Invalid)]
+    #[case("content-length: 0x5\r\n", Length::Invalid)]
+    #[case("content-length: 5,\r\n", Length::Invalid)]
+    #[case("content-length:\r\n", Length::Invalid)]
+    #[case("content-length: 18446744073709551616\r\n", Length::Invalid)]
+    #[case("content-length: x\r\ncontent-length: 5\r\n", Length::Invalid)]
+    fn a_length_is_digits_said_once(#[case] lines: &str, #[case] length: Length) {
+        assert_eq!(stated(lines), Stated { length, ..Stated::default() });
+    }
+
+    #[rstest]
+    #[case("transfer-encoding: chunked\r\n", Transfer::Chunked)]
+    #[case("transfer-encoding: Chunked\r\n", Transfer::Chunked)]
+    #[case("transfer-encoding: gzip, chunked\r\n", Transfer::Chunked)]
+    #[case("transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n", Transfer::Chunked)]
+    #[case("transfer-encoding: chunked, gzip\r\n", Transfer::Other)]
+    #[case("transfer-encoding: chunked, chunked\r\n", Transfer::Other)]
+    #[case("transfer-encoding: xchunked\r\n", Transfer::Other)]
+    #[case("transfer-encoding:\r\n", Transfer::Other)]
+    fn a_body_is_in_chunks_if_that_was_done_to_it_last(#[case] lines: &str, #[case] coding: Transfer) {
+        assert_eq!(stated(lines), Stated { coding, ..Stated::default() });
+    }
+
+    #[test]
+    fn what_is_said_of_the_connection_is_heard_in_lists() {
+        let said = stated("connection: upgrade, Close\r\nconnection: keep-alive\r\nte: trailers\r\n");
+        assert!(said.closes && said.keeps && said.trailers && !said.others);
+        assert!(!stated("connection: closed\r\n").closes);
+    }
 }

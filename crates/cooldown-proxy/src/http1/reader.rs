@@ -27,11 +27,13 @@ pub struct Reader {
     held: BytesMut,
     /// How much is read at once.
     room: usize,
+    /// How much of it was searched for the end of a line.
+    searched: usize,
 }
 
 impl Default for Reader {
     fn default() -> Self {
-        Self { held: BytesMut::new(), room: SHORT }
+        Self { held: BytesMut::new(), room: SHORT, searched: 0 }
     }
 }
 
@@ -46,8 +48,18 @@ impl Reader {
         self.held.is_empty()
     }
 
+    /// Whether a line has ended in what has come since this was asked last. A head is read anew only then: one that comes byte
+    /// by byte would take as much work as a hundred thousand.
+    pub fn has_line(&mut self) -> bool {
+        let new = &self.held[self.searched..];
+        let has_line = memchr::memchr(b'\n', new).is_some();
+        self.searched = self.held.len();
+        has_line
+    }
+
     /// Takes the first `count` bytes.
     pub fn take(&mut self, count: usize) -> Bytes {
+        self.searched = 0;
         if count == self.held.len() && self.room == SHORT {
             return std::mem::take(&mut self.held).freeze();
         }
@@ -57,6 +69,12 @@ impl Reader {
     /// Leaves the first `count` bytes out.
     pub fn skip(&mut self, count: usize) {
         drop(self.take(count));
+    }
+
+    /// Leaves all that has come out.
+    pub fn clear(&mut self) {
+        self.held.clear();
+        self.searched = 0;
     }
 
     /// Says that so many bytes are still to come, so that many can be read at once.
@@ -100,5 +118,13 @@ impl Reader {
             self.room = SHORT;
         }
         Poll::Ready(Ok(count))
+    }
+}
+
+#[cfg(test)]
+impl Reader {
+    /// Adds what a test lets come.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
     }
 }

@@ -50,16 +50,16 @@ struct Head {
 }
 
 fn read_head(reader: &mut Reader, headers: &mut HeaderMap) -> Result<Option<Head>, MessageError> {
-    let bytes = reader.bytes();
-    if bytes.is_empty() {
-        return Ok(None);
+    if !reader.has_line() {
+        return if reader.bytes().len() > LONGEST_HEAD { Err(MessageError::TooLong) } else { Ok(None) };
     }
+    let bytes = reader.bytes();
     let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     let Status::Complete(length) = config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields)? else {
         let is_too_long = bytes.len() > LONGEST_HEAD;
-        return if is_too_long { Err(MessageError::Malformed("its head is too long")) } else { Ok(None) };
+        return if is_too_long { Err(MessageError::TooLong) } else { Ok(None) };
     };
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(MessageError::Malformed("its status"))?;
@@ -108,5 +108,90 @@ impl Head {
                 Ok(if coding == Transfer::Chunked { Decoder::of_chunks() } else { Decoder::until_closed() })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn read(head: &str, has_body: bool) -> Result<Option<Answer>, MessageError> {
+        let mut reader = Reader::default();
+        reader.add(head.as_bytes());
+        read_answer(&mut reader, has_body, &mut HeaderMap::new())
+    }
+
+    fn answer(head: &str, has_body: bool) -> Answer {
+        read(head, has_body).expect("an answer").expect("a whole head")
+    }
+
+    #[rstest]
+    #[case("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Some(5), true)]
+    #[case("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\n", Some(5), true)]
+    #[case("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", None, true)]
+    #[case("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n", None, true)]
+    #[case("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n", None, false)]
+    #[case("HTTP/1.1 200 OK\r\n\r\n", None, false)]
+    #[case("HTTP/1.1 204 No Content\r\n\r\n", Some(0), true)]
+    #[case("HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n", Some(0), true)]
+    #[case("HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\n", Some(5), false)]
+    #[case("HTTP/1.0 200 OK\r\ncontent-length: 5\r\nconnection: keep-alive\r\n\r\n", Some(5), true)]
+    #[case("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\n", Some(5), false)]
+    #[case("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n", Some(0), false)]
+    #[case(
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+        Some(0),
+        true
+    )]
+    fn a_body_ends_as_its_head_says(#[case] head: &str, #[case] length: Option<u64>, #[case] keeps: bool) {
+        let answer = answer(head, true);
+        assert_eq!((answer.body.size_hint().exact(), answer.keeps), (length, keeps));
+    }
+
+    #[test]
+    fn the_answer_to_a_head_has_no_body_whatever_it_says() {
+        let answer = answer("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", false);
+        assert!(answer.body.is_over() && answer.keeps);
+        assert_eq!(answer.response.headers()[CONTENT_LENGTH], "5", "it says what a GET would give");
+    }
+
+    #[test]
+    fn what_a_head_says_twice_of_its_body_is_passed_on_once() {
+        let both = answer("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n", true);
+        assert!(!both.response.headers().contains_key(CONTENT_LENGTH));
+        let twice = answer("HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n", true);
+        assert_eq!(twice.response.headers().get_all(CONTENT_LENGTH).iter().collect::<Vec<_>>(), ["5"]);
+    }
+
+    #[test]
+    fn the_words_of_a_status_are_passed_on_if_they_are_unusual() {
+        let words = |head| {
+            answer(head, true).response.extensions().get::<ReasonPhrase>().map(|words| words.as_bytes().to_vec())
+        };
+        assert_eq!(words("HTTP/1.1 200 OK\r\n\r\n"), None);
+        assert_eq!(words("HTTP/1.1 529 Site is overloaded\r\n\r\n").as_deref(), Some(&b"Site is overloaded"[..]));
+    }
+
+    #[rstest]
+    #[case("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n")]
+    #[case("HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n")]
+    #[case("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")]
+    #[case("HTTP/1.1 20 OK\r\n\r\n")]
+    #[case("HTTP/2.0 200 OK\r\n\r\n")]
+    #[case("HTTP/1.1 200 OK\r\nx : 1\r\n\r\n")]
+    #[case("220 mail.example ESMTP\r\n\r\n")]
+    fn what_is_no_answer_is_refused(#[case] head: &str) {
+        assert!(matches!(read(head, true), Err(MessageError::Malformed(_))), "{head:?}");
+    }
+
+    #[test]
+    fn an_endless_head_is_cut() {
+        let fields = format!("HTTP/1.1 200 OK\r\n{}", "x: y\r\n".repeat(MOST_FIELDS + 1));
+        assert!(matches!(read(&format!("{fields}\r\n"), true), Err(MessageError::TooLong)));
+        let long = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(LONGEST_HEAD));
+        assert!(matches!(read(&long, true), Err(MessageError::TooLong)));
+        assert!(matches!(read("HTTP/1.1 200 OK\r\nx: y\r\n", true), Ok(None)), "more may come");
     }
 }

@@ -61,7 +61,8 @@ pub enum WriteError {
 }
 
 /// What the body has given.
-enum Filled {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filled {
     /// As much as is written at once.
     Enough,
     /// All that has come so far.
@@ -115,8 +116,11 @@ impl<B: Body<Data = Bytes> + Unpin> Writer<B> {
         }
     }
 
-    /// Takes of the body what has come, as much as is written at once.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Result<Filled, WriteError> {
+    /// Takes of the body what has come, as much as is written at once; see [`poll_out`](Self::poll_out).
+    ///
+    /// # Errors
+    /// When the body breaks off, or is not as long as was said.
+    pub fn fill(&mut self, cx: &mut Context<'_>) -> Result<Filled, WriteError> {
         while self.piece.is_empty() && self.out.len() < COLLECTED {
             let Some(body) = &mut self.body else { return Ok(Filled::Over) };
             match Pin::new(&mut *body).poll_frame(cx) {
@@ -184,7 +188,7 @@ impl<B: Body<Data = Bytes> + Unpin> Writer<B> {
     }
 
     /// Writes all that was collected.
-    fn poll_out(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_out(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.out.len() || !self.piece.is_empty() || !self.end.is_empty() {
             let out = &self.out[self.written..];
             let stream = Pin::new(&mut *stream);
@@ -239,4 +243,124 @@ fn may_trail(name: &HeaderName) -> bool {
             | TRAILER
             | TRANSFER_ENCODING
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::future::poll_fn;
+
+    use proptest::prelude::*;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::http1::{Decoder, Reader};
+
+    /// A body in pieces that come one at a time, or all at once.
+    struct Pieces {
+        pieces: VecDeque<Frame<Bytes>>,
+        hesitates: bool,
+        asked: bool,
+    }
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = ();
+
+        fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+            self.asked = !self.asked;
+            if self.hesitates && self.asked {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(self.pieces.pop_front().map(Ok))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.pieces.is_empty()
+        }
+    }
+
+    async fn pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("it has one");
+        let (one, other) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (Stream::Plain(one.expect("a connection")), other.expect("a connection").0)
+    }
+
+    /// What arrives of a message with this body: its head, its data, and the number of its trailers.
+    async fn sent(body: Pieces, coding: Coding, mut decoder: Decoder) -> (Bytes, Vec<u8>, usize) {
+        let (mut stream, other) = pair().await;
+        let mut other = Stream::Plain(other);
+        let mut writer = Writer::default();
+        writer.begin(b"head".to_vec(), Some(body), coding);
+        let written = async {
+            poll_fn(|cx| writer.poll(&mut stream, cx)).await.expect("it is written");
+            assert!(writer.is_idle());
+        };
+        let read = async {
+            let (mut reader, mut data, mut trailers) = (Reader::default(), Vec::new(), 0);
+            while reader.bytes().len() < 4 {
+                poll_fn(|cx| reader.poll_read(&mut other, cx)).await.expect("it comes");
+            }
+            let head = reader.take(4);
+            while let Some(frame) = poll_fn(|cx| decoder.poll_frame(&mut reader, &mut other, cx)).await {
+                match frame.expect("a body").into_data() {
+                    Ok(piece) => data.extend_from_slice(&piece),
+                    Err(frame) => trailers += frame.into_trailers().map_or(0, |trailers| trailers.len()),
+                }
+            }
+            assert!(reader.is_empty(), "nothing comes behind it");
+            (head, data, trailers)
+        };
+        tokio::join!(written, read).1
+    }
+
+    fn body(lengths: &[usize], trailers: bool, hesitates: bool) -> (Pieces, Vec<u8>) {
+        let pieces: Vec<Bytes> =
+            lengths.iter().enumerate().map(|(index, length)| Bytes::from(vec![index as u8; *length])).collect();
+        let whole = pieces.concat();
+        let mut pieces: VecDeque<_> = pieces.into_iter().map(Frame::data).collect();
+        if trailers {
+            let fields =
+                [("x-sum", "1"), ("x-other", "2")].map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            pieces.push_back(Frame::trailers(fields.into_iter().collect()));
+        }
+        (Pieces { pieces, hesitates, asked: false }, whole)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn what_is_written_is_what_is_read(
+            lengths in prop::collection::vec(prop_oneof![0..20_usize, 4000..4200_usize, 0..100_000_usize], 0..8),
+            trailers: bool, hesitates: bool, chunked: bool,
+        ) {
+            let (pieces, whole) = body(&lengths, trailers, hesitates);
+            let length = whole.len() as u64;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let (head, data, found) = runtime.block_on(async {
+                if chunked {
+                    let announced = Coding::Chunked(vec![HeaderName::from_static("x-sum")]);
+                    sent(pieces, announced, Decoder::of_chunks()).await
+                } else {
+                    sent(pieces, Coding::Length(length), Decoder::of_length(length)).await
+                }
+            });
+            prop_assert_eq!(&head[..], b"head");
+            prop_assert_eq!(data, whole);
+            prop_assert_eq!(found, usize::from(chunked && trailers), "what was announced, and no more");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_as_long_as_was_said_breaks_off() {
+        for said in [5, 7] {
+            let (mut stream, _other) = pair().await;
+            let mut writer = Writer::default();
+            writer.begin(Vec::new(), Some(body(&[3, 3], false, false).0), Coding::Length(said));
+            let written = poll_fn(|cx| writer.poll(&mut stream, cx)).await;
+            assert!(matches!(written, Err(WriteError::Body)), "{written:?}");
+        }
+    }
 }

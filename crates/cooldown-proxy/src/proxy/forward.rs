@@ -8,7 +8,6 @@ use std::task::Poll;
 use http::header::UPGRADE;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Body;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep};
 
 use super::arrival::Arrival;
@@ -23,6 +22,7 @@ use super::outgoing::Outgoing;
 use super::record::Record;
 use super::request_body::RequestBody;
 use super::site::Route;
+use super::tunnel::ClientEnd;
 use super::unread::Unread;
 use super::way::Leg;
 use super::worker::Worker;
@@ -41,7 +41,7 @@ pub(super) struct Answer {
     /// Counts its tokens.
     pub meter: Option<Box<Meter>>,
     /// The client's end, if it asked for another protocol.
-    pub upgrade: Option<OnUpgrade>,
+    pub upgrade: Option<ClientEnd>,
     /// The protocol that the upstream switched to.
     pub protocol: Option<HeaderValue>,
     /// What may be left of the request's body: an upstream may answer before it has read it.
@@ -240,7 +240,7 @@ fn finished(worker: &Worker, journey: &Journey, mut answer: Box<Answer>, arrival
 
 fn failure(error: &MessageError) -> ProxyError {
     match error {
-        MessageError::Malformed(_) => ProxyError::UpstreamProtocol,
+        MessageError::Malformed(_) | MessageError::TooLong => ProxyError::UpstreamProtocol,
         // Only bodies are ours to break: the client's did.
         MessageError::Http2(error) if error.is_user() => ProxyError::InvalidRequest("its body ended early"),
         MessageError::Http2(error) if error.is_parse() => ProxyError::UpstreamProtocol,

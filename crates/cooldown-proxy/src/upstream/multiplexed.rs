@@ -158,7 +158,12 @@ impl Multiplexed {
             return None;
         }
         self.streams.set(self.streams.get() + 1);
-        Some(StreamPlace { connection: Rc::clone(self), bond: Rc::default(), deadline: Deadline::default(), body: None })
+        Some(StreamPlace {
+            connection: Rc::clone(self),
+            bond: Rc::default(),
+            deadline: Deadline::default(),
+            body: None,
+        })
     }
 
     /// A request in the words of HTTP/2 (RFC 9113 §8.3.1).
