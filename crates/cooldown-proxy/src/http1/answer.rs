@@ -8,7 +8,8 @@ use http::{HeaderValue, StatusCode, Version, response};
 use hyper::body::Body;
 use hyper::ext::ReasonPhrase;
 
-use super::{Coding, write_fields};
+use super::Coding;
+use super::fields::write_field;
 
 /// What most heads of answers take, in bytes.
 const USUAL_HEAD: usize = 512;
@@ -34,63 +35,88 @@ pub(crate) struct Written<B> {
     pub keeps: bool,
 }
 
+/// What an answer's fields say that matters for how it is written.
+#[derive(Debug, Default)]
+struct Said {
+    length: Option<u64>,
+    closes: bool,
+    date: bool,
+}
+
 /// An answer as it is written (RFC 9112 §4, §6).
-pub(crate) fn write_answer<B: Body>(question: Question, mut parts: response::Parts, body: B) -> Written<B> {
+pub(crate) fn write_answer<B: Body>(question: Question, parts: &response::Parts, body: B) -> Written<B> {
     let status = parts.status;
     let has_body = !question.is_head && !status.is_informational() && !matches!(status.as_u16(), 204 | 304);
     let body = Some(body).filter(|body| has_body && !body.is_end_stream());
-    let coding = coding(question, &mut parts, has_body, body.as_ref());
+    let mut head = Vec::with_capacity(USUAL_HEAD);
+    write_status(question.version, parts, &mut head);
+    let said = write_fields(parts, &mut head);
+    let coding =
+        if has_body { write_coding(question, parts, said.length, body.as_ref(), &mut head) } else { Coding::Length(0) };
     let is_whole = match coding {
         Coding::Close => false,
         // Less would come than was said.
         Coding::Length(length) => length == 0 || body.is_some(),
         Coding::Chunked(_) => true,
     };
-    let said = parts.headers.get(CONNECTION);
-    let closes = said.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"close"));
     let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
-    let keeps = question.keeps && is_whole && !closes && !is_switch;
-    let mut head = Vec::with_capacity(USUAL_HEAD);
-    write_status(question.version, &parts, &mut head);
-    write_fields(&parts.headers, &mut head);
+    let keeps = question.keeps && is_whole && !said.closes && !is_switch;
     match question.version {
-        _ if closes || is_switch => {}
+        _ if said.closes || is_switch => {}
         Version::HTTP_10 if keeps => head.extend_from_slice(b"connection: keep-alive\r\n"),
         _ if !keeps => head.extend_from_slice(b"connection: close\r\n"),
         _ => {}
     }
-    if !parts.headers.contains_key(DATE) && !is_switch {
+    if !said.date && !is_switch {
         write_date(&mut head);
     }
     head.extend_from_slice(b"\r\n");
     Written { head, body, coding, keeps }
 }
 
-/// How the client is told where the body ends. Says so in the fields where nobody has.
-fn coding<B: Body>(question: Question, parts: &mut response::Parts, has_body: bool, body: Option<&B>) -> Coding {
-    let headers = &mut parts.headers;
-    headers.remove(TRANSFER_ENCODING);
-    if !has_body {
-        if parts.status.is_informational() || parts.status == StatusCode::NO_CONTENT {
-            headers.remove(CONTENT_LENGTH);
+/// Writes the fields, but for those of the framing that have no place in this answer.
+fn write_fields(parts: &response::Parts, head: &mut Vec<u8>) -> Said {
+    let mut said = Said::default();
+    let tells_length = !parts.status.is_informational() && parts.status != StatusCode::NO_CONTENT;
+    for (name, value) in &parts.headers {
+        match *name {
+            // How it comes on this connection is said by whoever frames it.
+            TRANSFER_ENCODING => continue,
+            CONTENT_LENGTH => {
+                said.length = value.to_str().ok().and_then(|length| length.parse().ok());
+                if !tells_length || said.length.is_none() {
+                    continue;
+                }
+            }
+            CONNECTION => said.closes |= value.as_bytes().eq_ignore_ascii_case(b"close"),
+            DATE => said.date = true,
+            _ => {}
         }
-        return Coding::Length(0);
+        write_field(name, value, head);
     }
-    if let Some(stated) = headers.get(CONTENT_LENGTH) {
-        if let Some(length) = stated.to_str().ok().and_then(|length| length.parse().ok()) {
-            return Coding::Length(length);
-        }
-        headers.remove(CONTENT_LENGTH);
+    said
+}
+
+/// How the client is told where the body ends. Says so where the fields do not.
+fn write_coding<B: Body>(
+    question: Question,
+    parts: &response::Parts,
+    said: Option<u64>,
+    body: Option<&B>,
+    head: &mut Vec<u8>,
+) -> Coding {
+    if let Some(length) = said {
+        return Coding::Length(length);
     }
     if let Some(length) = body.map_or(Some(0), |body| body.size_hint().exact()) {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        write_field(&CONTENT_LENGTH, &HeaderValue::from(length), head);
         return Coding::Length(length);
     }
     if question.version == Version::HTTP_10 {
         return Coding::Close;
     }
-    headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    if question.takes_trailers { Coding::chunked(headers) } else { Coding::Chunked(Vec::new()) }
+    head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    if question.takes_trailers { Coding::chunked(&parts.headers) } else { Coding::Chunked(Vec::new()) }
 }
 
 fn write_status(version: Version, parts: &response::Parts, head: &mut Vec<u8>) {
@@ -174,33 +200,33 @@ mod tests {
         #[case] said: &str,
         #[case] keeps: bool,
     ) {
-        let written = write_answer(question, response(status, &[]), Full::new(Bytes::from_static(b"hello")));
+        let written = write_answer(question, &response(status, &[]), Full::new(Bytes::from_static(b"hello")));
         assert_eq!((head(&written).as_str(), written.keeps), (said, keeps));
     }
 
     #[test]
     fn an_answer_of_unknown_length_comes_in_chunks_or_ends_with_the_connection() {
-        let new = write_answer(GET, response(200, &[]), stream());
+        let new = write_answer(GET, &response(200, &[]), stream());
         assert!(head(&new).ends_with("transfer-encoding: chunked\r\n\r\n") && new.keeps, "{}", head(&new));
-        let old = write_answer(OLD, response(200, &[]), stream());
+        let old = write_answer(OLD, &response(200, &[]), stream());
         assert!(!head(&old).contains("transfer-encoding") && !old.keeps, "{}", head(&old));
     }
 
     #[test]
     fn the_answer_to_a_head_tells_the_length_and_sends_nothing() {
-        let written = write_answer(HEAD, response(200, &[("content-length", "5")]), Empty::<Bytes>::new());
+        let written = write_answer(HEAD, &response(200, &[("content-length", "5")]), Empty::<Bytes>::new());
         assert!(written.body.is_none() && written.keeps && head(&written).contains("content-length: 5\r\n"));
     }
 
     #[test]
     fn a_body_shorter_than_was_said_ends_the_connection() {
-        let written = write_answer(GET, response(200, &[("content-length", "5")]), Empty::<Bytes>::new());
+        let written = write_answer(GET, &response(200, &[("content-length", "5")]), Empty::<Bytes>::new());
         assert!(!written.keeps, "the client must not wait for the rest");
     }
 
     #[test]
     fn an_empty_answer_says_so() {
-        let written = write_answer(GET, response(200, &[]), Empty::<Bytes>::new());
+        let written = write_answer(GET, &response(200, &[]), Empty::<Bytes>::new());
         assert!(head(&written).contains("content-length: 0\r\n") && written.keeps);
     }
 
@@ -208,7 +234,7 @@ mod tests {
     fn trailers_are_sent_to_who_takes_them_if_they_were_announced() {
         let announced = [("trailer", "x-sum, content-length")];
         let question = Question { takes_trailers: true, ..GET };
-        let names = |question| match write_answer(question, response(200, &announced), stream()).coding {
+        let names = |question| match write_answer(question, &response(200, &announced), stream()).coding {
             Coding::Chunked(names) => names,
             coding => panic!("{coding:?}"),
         };

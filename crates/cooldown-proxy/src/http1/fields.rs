@@ -74,6 +74,11 @@ impl Places {
         Self(fields.iter().map(place).collect())
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The fields of `head` in `headers`, which are empty, and what they say.
     ///
     /// # Errors

@@ -206,7 +206,7 @@ impl Passed {
 
 impl Drop for Relayed {
     fn drop(&mut self) {
-        // hyper does not ask for more once it knows that nothing follows.
+        // Nobody asks for more once it is known that nothing follows.
         let complete = self.is_end_stream();
         if complete {
             self.record.complete();

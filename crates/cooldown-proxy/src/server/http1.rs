@@ -169,7 +169,7 @@ impl Http1 {
         drop(side);
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let (parts, body) = response.into_parts();
-        let written = write_answer(question, parts, body);
+        let written = write_answer(question, &parts, body);
         self.writer.begin(written.head, written.body, written.coding);
         match written.keeps {
             _ if switches => Reply::Switch,
