@@ -76,6 +76,28 @@ struct Out {
     is_fresh: bool,
 }
 
+/// What a file says if it is read as a ledger.
+#[derive(Debug)]
+pub struct LedgerLook {
+    /// Of how many keys it says something.
+    pub keys: usize,
+    /// How many of its lines cannot be read.
+    pub broken: usize,
+    /// How much has left that still matters, all limits together.
+    pub used: u64,
+    /// The same file without what matters no more.
+    pub shorter: Vec<u8>,
+}
+
+/// Looks into a file's bytes without opening a ledger; `None` if they are none that this program knows.
+pub fn look_into_ledger(bytes: &[u8]) -> Option<LedgerLook> {
+    let (now, seed) = (Watch::new().now(), book::seed(bytes)?);
+    let Book { keys, broken } = Book::read(bytes, now, Ledger::EPOCH)?;
+    let pasts = keys.values().flat_map(|memory| &memory.pasts);
+    let used = pasts.fold(0, |sum: u64, (_, past)| sum.saturating_add(past.used(Ledger::EPOCH)));
+    Some(LedgerLook { keys: keys.len(), broken, used, shorter: book::compact(bytes, seed, now) })
+}
+
 /// What a ledger holds at the start.
 pub(super) struct Opened {
     pub ledger: Arc<Ledger>,
