@@ -16,6 +16,7 @@ mod fuzz_corpus;
 mod grpc;
 mod hang_ups;
 mod http2;
+mod http2_floods;
 mod http2_upstream;
 mod keepalive;
 mod keys;
