@@ -6,6 +6,7 @@ mod admin;
 mod bodies;
 mod clients;
 mod commands;
+mod credentials;
 mod dashboard;
 mod demo;
 mod departures;
