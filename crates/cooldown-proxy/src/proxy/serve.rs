@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http::header::{CONNECTION, HOST};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::arrival::Arrival;
@@ -124,7 +124,10 @@ pub(super) fn relay(
     let peer = Rc::clone(in_flight.peer());
     let holding = Holding { opening, lease, meter, permit, unread, record, in_flight };
     let relayed = |incoming| Relayed::new(incoming, holding, idle_timeout);
-    response.map(|incoming| ResponseBody::Relayed(Passed::new(relayed(incoming), peer)))
+    let mut response = response.map(|incoming| ResponseBody::Relayed(Passed::new(relayed(incoming), peer)));
+    // RFC 9110 §2.5: the version is ours, not the upstream's. `Via` tells that.
+    *response.version_mut() = Version::HTTP_11;
+    response
 }
 
 /// The response to a request that the proxy answers itself, though its body may not have been read.
