@@ -31,7 +31,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
          providers:\n\
          \x20 ours: {{endpoint: \"http://{ours}/v1\", api_key: {KEY}, models: [\"ours-*\"]}}\n\
          \x20 gemini: {{endpoint: \"http://{open}\", api_key: client, models: [\"theirs-*\"]}}\n\
-         telemetry: {{otlp: \"http://{open}\", sample: 1}}\n"
+         telemetry: {{otlp: \"http://127.0.0.1:9\"}}\n"
     ));
     World { proxy, plain, keyed }
 });

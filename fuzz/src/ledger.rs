@@ -21,8 +21,9 @@ pub fn run(data: &[u8]) {
 }
 
 fn check(bytes: &[u8]) {
-    let Some(LedgerLook { keys, broken, used, shorter }) = look_into_ledger(bytes) else { return };
+    let Some(LedgerLook { keys, broken, used, limited, shorter }) = look_into_ledger(bytes) else { return };
     assert!(keys <= bytes.len() && broken <= bytes.len());
+    assert_eq!(limited, 2 * keys, "limits hold whatever was written");
     let again = look_into_ledger(&shorter).expect("what is left of a ledger is one");
     assert_eq!(again.broken, 0, "what is broken is left out");
     assert!(again.keys <= keys);

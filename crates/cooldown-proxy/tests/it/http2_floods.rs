@@ -64,7 +64,7 @@ async fn started(route: &str) -> (Binary, Upstream) {
     let healthy = Upstream::start(plain).await;
     let proxy = Binary::serve(&format!(
         "server: {{host: 127.0.0.1, port: 0, workers: 1, header_timeout: 2s, idle_timeout: 2s}}\n\
-         admin: off\nlog: {{level: error}}\n\
+         admin: off\nlog: {{access: false}}\n\
          routes: {{\"*\": {{{route}, timeout: 2s}}, /ok: \"{}\"}}\n",
         healthy.url()
     ));
