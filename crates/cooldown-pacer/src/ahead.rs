@@ -130,6 +130,28 @@ impl Pacer {
         self.hear_as_of(now, 0, now, key, &told);
     }
 
+    /// Lets a key start with a rate of requests that an earlier process found by trying. To be done after
+    /// [`recall_limit`](Pacer::recall_limit): what was told goes before it.
+    pub fn recall_found(&mut self, now: Instant, key: Key, rate: Rate) {
+        let now = self.advance(now);
+        let Some(index) = self.index_of(now, key) else { return };
+        self.keys.get_mut(index).taught.iter_mut().for_each(|taught| taught.recall_found(now, &rate));
+        self.look_again();
+    }
+
+    /// The rate that was found for a key by trying, if one was.
+    pub fn found_rate(&self, now: Instant, key: Key) -> Option<Rate> {
+        let now = self.last_now().max(now.as_nanos());
+        self.keys.find(key)?.taught.as_ref()?.found(now)
+    }
+
+    /// All of them.
+    pub fn found_rates(&self, now: Instant) -> Vec<(Key, Rate)> {
+        let now = self.last_now().max(now.as_nanos());
+        let found = |state: &KeyState| Some((state.key, state.taught.as_ref()?.found(now)?));
+        self.keys.table.iter().filter_map(|(_, state)| found(state)).collect()
+    }
+
     /// The limits with a period of `from` or longer that an upstream has told of for a key.
     pub fn told_limits(&self, key: Key, from: Duration) -> Vec<Rate> {
         let taught = self.keys.find(key).and_then(|state| state.taught.as_ref());

@@ -60,7 +60,7 @@ impl Past {
 
     /// How much still matters at `now`.
     pub fn used(&self, now: Instant) -> u64 {
-        self.departures(now.as_nanos()).iter().map(|(_, amount)| amount).sum()
+        self.departures(now.as_nanos()).iter().fold(0, |sum, (_, amount)| sum.saturating_add(*amount))
     }
 
     fn push(&mut self, at: u64, amount: u64) {
@@ -105,6 +105,15 @@ mod tests {
         note(&mut past, 30, Noted { more: 5, left: 4, ..Noted::default() });
         assert_eq!(past.departures(40 * SECOND), [(10 * SECOND, 1), (30 * SECOND, 5), (40 * SECOND, 4)]);
         assert_eq!(past.departures(95 * SECOND), [(90 * SECOND, 4)], "a portion is good for as long as it matters");
+    }
+
+    #[test]
+    fn amounts_that_no_limit_has_are_as_much_as_can_be_counted() {
+        let mut past = Past::default();
+        note(&mut past, 1, Noted { more: u64::MAX, ..Noted::default() });
+        note(&mut past, 2, Noted { more: u64::MAX, less: u64::MAX, ..Noted::default() });
+        note(&mut past, 3, Noted { more: u64::MAX, left: u64::MAX, ..Noted::default() });
+        assert_eq!(past.used(Instant::from_nanos(4 * SECOND)), u64::MAX);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::cost::Unit;
 use crate::limit::{LARGEST_AMOUNT, Rate};
 use crate::pace::Pace;
+use crate::time::nanos;
 
 const SECOND: u64 = 1_000_000_000;
 const MINUTE: u64 = 60 * SECOND;
@@ -105,6 +106,30 @@ impl Search {
             probes: true,
             begins: true,
             taken,
+            taken_at: now,
+            pace,
+        }
+    }
+
+    /// Starts from a rate that was found by an earlier process, as after a refusal: nobody knows what left just now.
+    pub(crate) fn recalled(now: u64, rate: &Rate) -> Self {
+        let aim = rate.amount() as f64 / nanos(rate.period()).max(1) as f64;
+        let aim = aim.clamp(SLOWEST, FASTEST);
+        let mut pace = Pace::smooth(aim * CUT, BURST, now);
+        pace.take(now, BURST);
+        let mark = Mark { at: now, taken: 0 };
+        Self {
+            aim,
+            highest: aim,
+            floor: aim * KEPT,
+            guessed: false,
+            back: 0.0,
+            cycle: mark,
+            last_cycle: mark,
+            cut_at: now,
+            probes: false,
+            begins: true,
+            taken: 0,
             taken_at: now,
             pace,
         }

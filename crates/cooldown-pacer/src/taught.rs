@@ -8,7 +8,7 @@ use crate::cooldown::{Closing, Cooldown, TurnedAway};
 use crate::cost::{Cost, Unit};
 use crate::history::History;
 use crate::learned::{Answered, Learned, Sense};
-use crate::limit::Limit;
+use crate::limit::{Limit, Rate};
 use crate::pacer::Teaching;
 use crate::ramp::Ramp;
 use crate::search::Search;
@@ -174,6 +174,20 @@ impl Taught {
         let latest = self.history.latest().unwrap_or(0).max(self.cooldown.opens());
         let is_idle = latest == 0 || latest.saturating_add(IDLE) <= now;
         is_idle && self.learned.is_empty() && self.search.is_none()
+    }
+
+    /// The rate that was found by trying.
+    pub(crate) fn found(&self, now: u64) -> Option<Rate> {
+        self.search.as_ref().filter(|search| !search.is_over(now))?.found(now)
+    }
+
+    /// An earlier process has found this rate. What the upstream tells goes before it.
+    pub(crate) fn recall_found(&mut self, now: u64, rate: &Rate) {
+        let is_told =
+            self.buckets().any(|bucket| matches!(bucket.limit(), Limit::Rate(told) if told.unit() == rate.unit()));
+        if self.search.is_none() && !is_told {
+            self.search = Some(Search::recalled(now, rate));
+        }
     }
 
     /// Whether nothing is known that the upstream's taking a request could change.

@@ -90,6 +90,35 @@ fn a_limit_that_is_never_told_is_found() {
 }
 
 #[test]
+fn a_rate_that_an_earlier_process_found_is_where_the_search_goes_on() {
+    for counting in [sliding(20, 1), fixed(20, 1), bucket(20, 1)] {
+        let upstream = || Loop::new(counting.clone(), Telling::Nothing, Teaching::Cautious).with_clients(30, 10);
+        let mut first = upstream();
+        first.run_until(5 * MINUTE);
+        let rate = first.pacer.found_rate(at(first.now), first.key).expect("a rate");
+        assert_eq!(first.pacer.found_rates(at(first.now)), [(first.key, rate)]);
+        let (mut knows, mut does_not) = (upstream(), upstream());
+        knows.pacer.recall_found(at(0), knows.key, rate);
+        let refused = [&mut knows, &mut does_not].map(|upstream| {
+            upstream.run_until(32 * SECOND);
+            upstream.refused(0, 30 * SECOND)
+        });
+        assert!(refused[0] <= 0.004 && refused[0] < refused[1], "{counting:?}: {refused:?} refused");
+        let used = knows.used(0, 30 * SECOND, 600.0);
+        assert!(used >= 0.9, "{counting:?}: {used} used");
+    }
+}
+
+#[test]
+fn a_limit_that_was_told_goes_before_a_rate_that_was_found() {
+    let (mut pacer, key) = fresh();
+    pacer.recall_limit(at(0), key, requests_per(20, 60_000));
+    pacer.recall_found(at(0), key, requests_per(30, 60_000));
+    assert_eq!(pacer.found_rate(at(0), key), None);
+    assert_eq!(learned(&pacer, 0, key).map(|room| room.source), Some(Source::Learned));
+}
+
+#[test]
 fn the_first_crowd_of_a_bold_key_does_not_spoil_the_search() {
     for (name, mut upstream) in twenty_a_second(Telling::Nothing, Teaching::Bold) {
         let (from, to) = (30 * SECOND, 150 * SECOND);

@@ -56,6 +56,7 @@ pub(super) fn in_force(config: &Config) -> Value {
         },
         "telemetry": config.traces.as_ref().map(|traces| json!({
             "otlp": format!("{}:{}{}", traces.collector.host, traces.collector.port, traces.collector.base_path),
+            "headers": traces.headers.iter().map(|(name, _)| (name.to_string(), HIDDEN.into())).collect::<Map<_, _>>(),
             "sample": traces.sample,
             "service_name": traces.service,
         })),

@@ -7,6 +7,9 @@ use super::node::{Node, Value};
 /// What stands in place of a secret. It does not tell the length.
 const MASK: &str = "***";
 
+/// The field whose values are secrets, whatever they are called.
+const HEADERS: &str = "headers";
+
 /// The parts of a text that must not be shown.
 pub(super) enum Hidden {
     /// The text was understood: the ranges of its secrets.
@@ -24,6 +27,9 @@ impl Hidden {
                 // A key that was written where a section belongs: `openai: sk-…`.
                 members.iter().for_each(|(_, member)| hide_texts(member, text, false, &mut ranges));
             }
+        }
+        if let Some(headers) = root.get("telemetry").and_then(|telemetry| telemetry.get(HEADERS)) {
+            hide_texts(headers, text, true, &mut ranges);
         }
         hide_secrets(root, text, &mut ranges);
         Self::Ranges(ranges)
@@ -102,13 +108,23 @@ fn names_a_variable(written: &str) -> bool {
 /// name below such a one, as lists and long values have them.
 fn by_look(text: &str, line: &Range<usize>) -> Option<Range<usize>> {
     let keys = keys_in(&text[line.clone()]);
-    if let Some((_, colon)) = keys.iter().find(|(name, _)| is_secret(name)) {
+    let is_hidden = |name: &str| is_secret(name) || name == HEADERS || is_below_headers(text, line);
+    if let Some((_, colon)) = keys.iter().find(|(name, _)| is_hidden(name)) {
         let value = text[line.start + colon..line.end].trim_start();
         return Some(line.end - value.len()..line.end);
     }
     let mut before = text[..line.start].lines().rev().map(keys_in).filter(|keys| !keys.is_empty());
     let belongs_to_a_secret = |keys: Vec<(&str, usize)>| keys.last().is_some_and(|(name, _)| is_secret(name));
     (keys.is_empty() && before.next().is_some_and(belongs_to_a_secret)).then(|| line.clone())
+}
+
+/// Whether the nearest line before this one that stands further out is [`HEADERS`].
+fn is_below_headers(text: &str, line: &Range<usize>) -> bool {
+    let indentation = |line: &str| line.len() - line.trim_start().len();
+    let own = indentation(&text[line.clone()]);
+    let mut before = text[..line.start].lines().rev().filter(|other| !other.trim().is_empty());
+    let above = before.find(|other| indentation(other) < own).map(keys_in).unwrap_or_default();
+    above.last().is_some_and(|(name, _)| *name == HEADERS)
 }
 
 /// The names in a line that a colon follows, and where each colon ends.
@@ -206,6 +222,10 @@ mod tests {
             ("host", "host: x"),
             ("more", "  more"),
         ] {
+            assert_eq!(shown(&Hidden::ByLook, text, mark).0, line);
+        }
+        let text = "telemetry:\n  headers:\n    x-team: hunter2\n  sample: 1\n  headers: {x-team: hunter3}\n";
+        for (mark, line) in [("hunter2", "    x-team: ***"), ("hunter3", "  headers: ***"), ("sample", "  sample: 1")] {
             assert_eq!(shown(&Hidden::ByLook, text, mark).0, line);
         }
     }

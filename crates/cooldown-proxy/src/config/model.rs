@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cooldown_pacer::{Limit, Urgency, Weight};
+use http::HeaderName;
 
 use super::glob::ModelGlob;
 use super::identity::{Identity, IdentityFiles};
@@ -421,6 +422,8 @@ pub struct Log {
 pub struct Otlp {
     /// Where the collector is; traces go to `/v1/traces` below its base path.
     pub collector: Upstream,
+    /// What it is told with each batch beside that, such as a token.
+    pub headers: Vec<(HeaderName, Secret)>,
     /// How many of the requests are sampled whose callers do not decide: from 0 to 1.
     pub sample: f64,
     /// What the collector knows us by.

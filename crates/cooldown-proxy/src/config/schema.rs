@@ -52,7 +52,7 @@ state: {path: x}
 admin: {port: 1}
 shared: {redis: "redis://a", prefix: p, share: 100ms, instance: i}
 log: {level: info, format: text, access: true}
-telemetry: {otlp: "http://a", sample: 1, service_name: s}
+telemetry: {otlp: "http://a", headers: {a: b}, sample: 1, service_name: s}
 "#;
 
     fn whole_schema() -> Value {

@@ -7,6 +7,7 @@ use super::field::{Field, Fields};
 use super::host;
 use super::model::{Shared, Store, StoreForm};
 use super::secret::Secret;
+use super::url;
 
 const OFTEN: Duration = Duration::from_millis(100);
 const SELDOM: Duration = Duration::from_millis(500);
@@ -135,19 +136,9 @@ fn user_info(info: &str) -> Result<(Option<Secret>, Option<Secret>), StoreError>
     let (user, password) = info.split_once(':').ok_or(StoreError::UserInfo)?;
     let decoded = |text: &str| match text {
         "" => Ok(None),
-        text => percent_decoded(text).map(|text| Some(Secret::new(text))).ok_or(StoreError::UserInfo),
+        text => url::percent_decoded(text).map(|text| Some(Secret::new(text))).ok_or(StoreError::UserInfo),
     };
     Ok((decoded(user)?, decoded(password)?))
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut parts = text.split('%');
-    let mut bytes = parts.next()?.as_bytes().to_vec();
-    for part in parts {
-        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
-        bytes.extend_from_slice(&part.as_bytes()[2..]);
-    }
-    String::from_utf8(bytes).ok().filter(|text| !text.chars().any(char::is_control))
 }
 
 fn host_and_port(node: &str, usual: u16) -> Result<(String, u16), StoreError> {

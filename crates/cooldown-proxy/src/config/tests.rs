@@ -592,6 +592,39 @@ fn the_collector_is_where_the_file_says_or_else_where_the_environment_does() {
 }
 
 #[test]
+fn what_a_collector_is_told_beside_traces_is_read_and_never_shown() {
+    let read = |section: &str, variable: Option<&str>| {
+        let text = format!("server: {{host: localhost, port: 0}}\nroutes: {{a: \"http://b\"}}\n{section}");
+        let env = |name: &str| variable.filter(|_| name == "OTEL_EXPORTER_OTLP_HEADERS").map(str::to_owned);
+        super::parse("config.yaml", &text, &env)
+    };
+    let sent = |section: &str, variable| {
+        let config = read(section, variable).unwrap_or_else(|faults| panic!("{faults}"));
+        assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+        let traces = config.traces.expect("a collector");
+        let sent =
+            traces.header_values().map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_owned()));
+        sent.collect::<Vec<_>>()
+    };
+    let written = "telemetry: {otlp: \"http://c\", headers: {Authorization: Bearer hunter2, x-team: hunter2}}\n";
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(sent(written, Some("a=1")), [pair("authorization", "Bearer hunter2"), pair("x-team", "hunter2")]);
+    assert_eq!(sent("telemetry: {otlp: \"http://c\"}\n", Some("x-team=hunter2")), [pair("x-team", "hunter2")]);
+    for faulty in [
+        "telemetry: {otlp: \"http://c\", headers: {host: hunter2, x-team: \"hunter2\\t\"}}\n",
+        "telemetry: {otlp: \"http://c\", headers: {x-team: [hunter2]}}\n",
+        "telemetry: {otlp: \"http://c\", headers: hunter2}\n",
+        "telemetry:\n  otlp: \"http://c\"\n  headers:\n    x-team: hunter2\n    x-team: hunter2\n",
+        "telemetry:\n  headers:\n    x-team: \"hunter2\n",
+    ] {
+        let faults = read(faulty, None).expect_err("a fault").to_string();
+        assert!(!faults.contains("hunter2"), "{faults}");
+    }
+    let faults = read("telemetry: {otlp: \"http://c\"}\n", Some("hunter2")).expect_err("a fault").to_string();
+    assert!(faults.contains("OTEL_EXPORTER_OTLP_HEADERS") && !faults.contains("hunter2"), "{faults}");
+}
+
+#[test]
 fn every_example_of_the_reference_is_valid() {
     let reference = include_str!("../../../../docs/configuration.md");
     let blocks: Vec<&str> = reference.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();

@@ -99,6 +99,17 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), UrlError> {
     Ok((host.trim_matches(['[', ']']).to_owned(), port))
 }
 
+/// A text of which characters may be written in their %-form; `None` where that is broken, or stands for a control character.
+pub(super) fn percent_decoded(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    String::from_utf8(bytes).ok().filter(|text| !text.chars().any(char::is_control))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

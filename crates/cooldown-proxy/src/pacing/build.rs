@@ -1,12 +1,12 @@
 //! Pacers for what a plan says: a line for each part, with the lists of limits that live in it, and what changes in those
 //! that are there already.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use cooldown_pacer::{Key, Limit, LimitsId, Settings, Teaching};
+use cooldown_pacer::{Instant, Key, Limit, LimitsId, Settings, Teaching};
 use foldhash::quality::{FixedState, RandomState};
 
 use super::alarm::AlarmThread;
@@ -14,7 +14,7 @@ use super::carried::{Carried, ListName, Owner};
 use super::change::{Change, Legacy, Statement};
 use super::clock::Clock;
 use super::keys::Label;
-use super::ledger::{Ledger, SyncingThread};
+use super::ledger::{Ledger, Memory, SyncingThread};
 use super::line::Line;
 use super::plan::{Node, Plan, domain_name, domain_table, may_meet_any, rules};
 use super::room::{LabelTable, Labels, List, Named};
@@ -58,7 +58,16 @@ struct Build<'a> {
     /// The lists of the configuration before, line by line.
     before: &'a [Group],
     sharing: Option<Arc<Sharing>>,
+    clock: Clock,
+    ledger: Option<Arc<Ledger>>,
+    /// What the ledger says, once somebody has asked: by the names of lists.
+    remembered: Option<Remembered>,
+    /// Keys of ours that an earlier process left alone, and until when.
+    resting: Vec<(Key, Instant)>,
 }
+
+/// What an earlier process wrote down: subjects by the names of lists.
+type Remembered = HashMap<String, Vec<(u64, Memory)>, foldhash::fast::RandomState>;
 
 /// What a line holds by one configuration.
 #[derive(Debug)]
@@ -120,7 +129,21 @@ impl<'a> Build<'a> {
         (before, sharing): (&'a [Group], Option<Arc<Sharing>>),
     ) -> Self {
         let stated = HashSet::new();
-        let mut build = Self { plan, config, hasher, parts: Vec::new(), carried, stated, before, sharing };
+        let (parts, ledger_again, resting) = (Vec::new(), ledger.cloned(), Vec::new());
+        let mut build = Self {
+            plan,
+            config,
+            hasher,
+            parts,
+            carried,
+            stated,
+            before,
+            sharing,
+            clock,
+            ledger: ledger_again,
+            remembered: None,
+            resting,
+        };
         let settings = settings(config);
         let before = plan.lines_before(config, &build.carried);
         for place in 0..plan.parents.len() {
@@ -209,7 +232,7 @@ impl<'a> Build<'a> {
             groups,
             owners,
             client_names,
-            resting: Vec::new(),
+            resting: self.resting,
             number,
             next,
             sharing: self.sharing,
@@ -231,15 +254,30 @@ impl<'a> Build<'a> {
     fn list(&mut self, node: Node, name: ListName, limits: &Limits, teaching: Option<Teaching>) -> Option<LimitsId> {
         let place = self.plan.part(node);
         let line = Arc::clone(&self.parts[place].as_ref()?.line);
-        let id = self.carried.list_in(&line, name.clone());
-        let legacy = if self.is_new(&line, id, limits) { self.legacy(&name) } else { Legacy::None };
         let shared = limits.shared && self.sharing.is_some();
-        let statement = Statement { id, limits: limits.to_vec(), teaching, legacy, shared };
+        let is_unknown = self.carried.list(&name).is_none();
+        let id = self.carried.list_in(&line, name.clone());
+        let recalled = if is_unknown { self.recalled(id, &name, shared) } else { Vec::new() };
+        let legacy = if self.is_new(&line, id, limits) { self.legacy(&name) } else { Legacy::None };
+        let statement = Statement { id, limits: limits.to_vec(), teaching, legacy, recalled, shared };
         let part = self.parts[place].as_mut()?;
         part.change.statements.push(statement);
         part.shared.extend(shared.then(|| (id, name.to_string())));
         self.stated.insert(name);
         Some(id)
+    }
+
+    /// What an earlier process wrote down of a list that a reload brings. What other instances use too, they know together.
+    fn recalled(&mut self, id: LimitsId, name: &ListName, shared: bool) -> Vec<(u64, Memory)> {
+        // At the start, all is recalled at once.
+        let (false, Some(ledger)) = (self.before.is_empty(), &self.ledger) else { return Vec::new() };
+        let remembered = self.remembered.get_or_insert_with(|| ledger.look_again(self.clock));
+        let recalled = remembered.remove(&name.to_string()).unwrap_or_default();
+        for (subject, memory) in &recalled {
+            let key = Key { limits: id, subject: *subject };
+            self.resting.extend(memory.rests.map(|lasting| (key, self.clock.now().after(lasting))));
+        }
+        if shared { Vec::new() } else { recalled }
     }
 
     /// Whether a list has limits now and had none in the configuration before, if there was one.

@@ -3,6 +3,7 @@
 use cooldown_pacer::{Heritage, Key, Limit, LimitsId, Teaching};
 
 use super::carried::{Carried, ListName, Owner};
+use super::ledger::Memory;
 use super::shared::Sharer;
 
 /// What changes in one line, all of it at one instant.
@@ -24,6 +25,8 @@ pub(super) struct Statement {
     pub limits: Vec<Limit>,
     pub teaching: Option<Teaching>,
     pub legacy: Legacy,
+    /// What an earlier process wrote down of its keys, by their subjects, where the list is new in this one.
+    pub recalled: Vec<(u64, Memory)>,
     /// Whether other instances use it too.
     pub shared: bool,
 }

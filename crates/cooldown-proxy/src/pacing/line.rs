@@ -135,13 +135,17 @@ impl Line {
         })
     }
 
-    /// States the lists of a change that are new. What has left before counts for them once the change is made.
+    /// States the lists of a change that are new, with what an earlier process wrote down of them. What has left before in
+    /// this one counts for them once the change is made.
     pub(super) fn announce(self: &Arc<Self>, change: &Change) {
         self.decide(|inner, now, _| {
             let new = change.statements.iter().filter(|statement| inner.pacer.limits(statement.id).is_empty());
             let new: Vec<&Statement> = new.collect();
-            for Statement { id, limits, teaching, .. } in new {
+            for Statement { id, limits, teaching, recalled, .. } in new {
                 inner.pacer.state_limits(now, *id, limits.clone(), *teaching);
+                for (subject, memory) in recalled {
+                    memory.give_to(&mut inner.pacer, now, Key { limits: *id, subject: *subject });
+                }
             }
         });
     }
@@ -160,7 +164,7 @@ impl Line {
                 let lists = change.statements.iter().filter(|list| list.shared).map(|list| list.id).collect();
                 inner.watch.get_or_insert_with(|| Watch::new(sharer.clone())).set_lists(lists);
             }
-            for Statement { id, limits, teaching, legacy, shared } in &change.statements {
+            for Statement { id, limits, teaching, legacy, shared, .. } in &change.statements {
                 inner.pacer.state_limits(now, *id, limits.clone(), *teaching);
                 inner.pacer.share_limits(now, *id, *shared);
                 match legacy {
@@ -517,6 +521,7 @@ mod tests {
                 limits: vec![limit],
                 teaching: None,
                 legacy: Legacy::None,
+                recalled: Vec::new(),
                 shared: false,
             }],
             ..Change::default()

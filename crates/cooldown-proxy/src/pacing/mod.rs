@@ -30,6 +30,7 @@ use smallvec::SmallVec;
 
 pub use clock::Clock;
 pub use keys::{Credential, Keys, Label};
+pub use ledger::{LedgerLook, look_into_ledger};
 pub use line::{Admission, Line, Outcome, Permit, Place};
 pub use succession::{Asked, Concern, Wanted};
 

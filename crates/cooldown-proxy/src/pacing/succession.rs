@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use cooldown_pacer::Key;
+
 use super::carried::Owner;
 use super::keys::{Credential, Keys};
 use super::line::Line;
@@ -16,6 +18,8 @@ pub(super) struct Next {
     routes: Vec<Option<usize>>,
     /// The same for clients.
     clients: Vec<Option<usize>>,
+    /// The indices of the clients that were not there before. Whoever is nobody's may be theirs.
+    new_clients: Vec<usize>,
 }
 
 /// What a request asks its limits for on one way.
@@ -66,20 +70,27 @@ impl Pacing {
         Concern { keys, line: Arc::clone(self.line(route)), configuration: self.number }
     }
 
-    /// A request whose route does not go on is paced as before.
+    /// A request whose route does not go on is paced as before. One that belongs to no client and began before some were
+    /// configured counts for each of these: a limit that has moved to one of them holds for it as well.
     #[cold]
     fn concern_in_force(&self, wanted: Wanted<'_>, mut asked: Asked) -> Concern {
         let mut subject = self.subject(wanted.route, wanted.by);
         let (mut pacing, mut route, mut common) = (self, wanted.route, wanted.common.clone());
+        let mut perhaps: Vec<usize> = Vec::new();
         while let Some(next) = pacing.next.get()
             && let Some(successor) = next.routes[route]
         {
             asked.route = asked.route.and_then(|route| next.routes[route]);
             asked.client = asked.client.and_then(|client| next.clients[client]);
+            perhaps = perhaps.iter().filter_map(|client| next.clients[*client]).collect();
+            if asked.client.is_none() {
+                perhaps.extend_from_slice(&next.new_clients);
+            }
             subject = next.pacing.subject_after(&pacing.owners[route], successor, subject);
             (pacing, route) = (&next.pacing, successor);
             common = pacing.common_keys(asked.route, &asked.host, asked.client);
         }
+        common.extend(perhaps.iter().filter_map(|client| pacing.clients[*client]).map(Key::whole));
         let keys = pacing.keys_of(route, subject, wanted.model, wanted.path, &common);
         Concern { keys, line: Arc::clone(pacing.line(route)), configuration: pacing.latest().number }
     }
@@ -101,7 +112,9 @@ impl Pacing {
             self.owners.iter().map(|owner| next.carried.successor(owner, &self.owners, &next.owners)).collect();
         let clients = self.client_names.iter().map(|name| next.client_names.iter().position(|next| next == name));
         let clients = clients.collect();
+        let new = next.client_names.iter().enumerate().filter(|(_, name)| !self.client_names.contains(name));
+        let new_clients = new.map(|(index, _)| index).collect();
         // There is one only if it was done before.
-        let _ = self.next.set(Next { pacing: next, routes, clients });
+        let _ = self.next.set(Next { pacing: next, routes, clients, new_clients });
     }
 }

@@ -86,9 +86,9 @@ impl Arrival {
         let wait = if noted.patience { budget::wait_budget(&head.headers, site.max_wait) } else { site.max_wait };
         let urgency = if noted.priority { budget::urgency(&head.headers) } else { None };
         let upgrade = end.filter(|_| headers::names_upgrade(&head.headers));
-        let credentials = credentials(&head, &noted, &caller).map(|credentials| site.pacing.fingerprint(credentials));
+        site.callers.remove_tokens(&mut head.headers, &caller);
+        let credentials = credentials(&head, &noted).map(|credentials| site.pacing.fingerprint(credentials));
         headers::to_upstream(&mut head.headers, &noted, upgrade.is_some());
-        caller.token_field.iter().for_each(|field| _ = head.headers.remove(field));
         head.extensions.clear();
         let (call, trace, returns) = (None, None, false);
         let mut arrival = Self {
@@ -234,8 +234,8 @@ impl Arrival {
 }
 
 /// The credentials that a request carries for its upstream, in a field or in Gemini's way.
-fn credentials<'a>(head: &'a Parts, noted: &Noted, caller: &Caller) -> Option<&'a [u8]> {
-    let in_fields = || caller::credentials(&head.headers, caller.token_field.as_ref()).map(HeaderValue::as_bytes);
+fn credentials<'a>(head: &'a Parts, noted: &Noted) -> Option<&'a [u8]> {
+    let in_fields = || caller::credentials(&head.headers).map(HeaderValue::as_bytes);
     let in_query = || {
         let key = caller::credentials_in_query(&head.uri)?;
         call::model_in_path(head).map(|_| key.as_bytes())

@@ -99,6 +99,19 @@ impl Callers {
         names.insert(flow, shown(name));
     }
 
+    /// Removes the tokens of clients, which are for the proxy alone: what a caller was known by, and what carries one beside
+    /// that.
+    pub(super) fn remove_tokens(&self, headers: &mut HeaderMap, caller: &Caller) {
+        caller.token_field.iter().for_each(|field| _ = headers.remove(field));
+        let Some(clients) = &self.clients else { return };
+        for field in [AUTHORIZATION, X_API_KEY] {
+            let mut given = headers.get_all(&field).iter().filter_map(|value| token_in(&field, value));
+            if given.any(|given| clients.iter().any(|client| client.is_known_by(given))) {
+                headers.remove(&field);
+            }
+        }
+    }
+
     fn configured(&self, clients: &[Client], headers: &HeaderMap) -> Result<Caller, ProxyError> {
         let found = self.by.iter().find_map(|by| match by {
             ClientBy::Token => by_token(clients, headers),
@@ -114,7 +127,7 @@ impl Callers {
         let identity = self.by.iter().find_map(|by| match by {
             ClientBy::Token => None,
             ClientBy::Header if noted.ours => headers.get(CLIENT).map(HeaderValue::as_bytes),
-            ClientBy::Authorization if noted.credentials => credentials(headers, None).map(HeaderValue::as_bytes),
+            ClientBy::Authorization if noted.credentials => credentials(headers).map(HeaderValue::as_bytes),
             ClientBy::Header | ClientBy::Authorization => None,
             ClientBy::Ip => Some(peer.ip().as_bytes()),
         });
@@ -131,9 +144,9 @@ fn shown(name: &[u8]) -> Box<str> {
     String::from_utf8_lossy(name).chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect()
 }
 
-/// The credentials that a request carries for its upstream, in another field than `not_in`.
-pub(super) fn credentials<'a>(headers: &'a HeaderMap, not_in: Option<&HeaderName>) -> Option<&'a HeaderValue> {
-    CREDENTIALS.iter().filter(|name| Some(*name) != not_in).find_map(|name| headers.get(name))
+/// The credentials that a request carries for its upstream, once those for the proxy are removed.
+pub(super) fn credentials(headers: &HeaderMap) -> Option<&HeaderValue> {
+    CREDENTIALS.iter().find_map(|name| headers.get(name))
 }
 
 /// The credentials that Gemini's callers may send in the query.
@@ -151,9 +164,8 @@ pub(super) fn remove_credentials(headers: &mut HeaderMap) {
 /// Every token is compared, so that the time tells nothing about which one is near.
 fn by_token(clients: &[Client], headers: &HeaderMap) -> Option<(usize, Option<HeaderName>)> {
     [AUTHORIZATION, X_API_KEY].into_iter().find_map(|field| {
-        let given = headers.get(&field)?.as_bytes();
-        let given = if field == AUTHORIZATION { bearer(given)? } else { given };
-        let matches = |client: &Client| client.token.as_ref().is_some_and(|token| token.matches(given));
+        let given = token_in(&field, headers.get(&field)?)?;
+        let matches = |client: &Client| client.is_known_by(given);
         let found = clients.iter().enumerate().fold(
             None,
             |found, (index, client)| {
@@ -162,6 +174,17 @@ fn by_token(clients: &[Client], headers: &HeaderMap) -> Option<(usize, Option<He
         );
         found.map(|index| (index, Some(field)))
     })
+}
+
+/// What would be a client's token in one of the two fields for it.
+fn token_in<'a>(field: &HeaderName, value: &'a HeaderValue) -> Option<&'a [u8]> {
+    if *field == AUTHORIZATION { bearer(value.as_bytes()) } else { Some(value.as_bytes()) }
+}
+
+impl Client {
+    fn is_known_by(&self, given: &[u8]) -> bool {
+        self.token.as_ref().is_some_and(|token| token.matches(given))
+    }
 }
 
 fn bearer(value: &[u8]) -> Option<&[u8]> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::site::{Route, Site};
 use crate::telemetry::snapshot::{CooldownView, KeyView, LimitView, Snapshot, UpstreamView};
-use crate::telemetry::{CooldownFigure, EventKind, Scope, metrics, unix_millis};
+use crate::telemetry::{CooldownFigure, EventKind, Scope, WAIT_BUCKETS, unix_millis};
 
 /// No route or provider has this name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,7 @@ impl Site {
             now_ms,
             uptime_ms: now_ms.saturating_sub(self.metrics.started().saturating_mul(1000)),
             phase: phase.to_owned(),
-            wait_bounds_ms: metrics::WAIT_BUCKETS.map(|seconds| seconds * 1000.0).to_vec(),
+            wait_bounds_ms: WAIT_BUCKETS.map(|seconds| seconds * 1000.0).to_vec(),
             upstreams: views.map(|(index, route)| self.view(index, route, &of_upstreams, &cooldowns)).collect(),
             limits,
             shared: self.pacing.shared(),

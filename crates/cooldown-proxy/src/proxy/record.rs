@@ -90,6 +90,9 @@ impl Record {
     pub(super) fn goes(&mut self, waited: Duration) {
         if !std::mem::replace(&mut self.has_left, true) {
             self.each(|figures| figures.waited(waited));
+            if let (Some(id), Some(route)) = (self.trace.id(), &self.route) {
+                route.traced(waited, id);
+            }
         }
     }
 

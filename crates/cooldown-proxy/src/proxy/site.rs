@@ -107,9 +107,7 @@ impl Site {
         let pacing = Pacing::start(config, &metrics).context("the pacing cannot be started")?;
         let pacing = Arc::new(pacing);
         let routes = routes(config, &metrics);
-        for (index, route) in routes.iter().enumerate() {
-            route.go_on_resting(|key| pacing.rested(index, key));
-        }
+        go_on_resting(&routes, &pacing);
         api::load_tokenizers(&config.providers).context("the tokenizers' thread cannot be started")?;
         let endpoints = endpoints(&routes)?;
         let memory = Arc::new(BodyMemory::of_process(max_body(config)));
@@ -120,7 +118,7 @@ impl Site {
     /// The new limits hold at once, and routes when workers have it.
     ///
     /// # Errors
-    /// When the TLS library refuses what is asked of it.
+    /// When the TLS library or the system refuses what is asked of it.
     pub fn reload(&self, config: &Config) -> anyhow::Result<Self> {
         let mut routes = routes(config, &self.metrics);
         for route in &mut routes {
@@ -135,7 +133,9 @@ impl Site {
             false => Arc::new(BodyMemory::of_process(max_body)),
         };
         let told = (Arc::clone(&self.metrics), self.access.clone());
+        api::load_tokenizers(&config.providers).context("the tokenizers' thread cannot be started")?;
         let pacing = self.pacing.reload(config);
+        go_on_resting(&routes, &pacing);
         let site = Self::with(config, pacing, (routes, endpoints), (Arc::clone(&self.returning), memory), told);
         Ok(site.traced(self.tracer.clone()))
     }
@@ -282,6 +282,13 @@ fn authority(upstream: &Upstream) -> HeaderValue {
     let default = upstream.port == if upstream.tls { 443 } else { 80 };
     let text = if default { host } else { format!("{host}:{}", upstream.port) };
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// Keys that an earlier process left alone are left alone.
+fn go_on_resting(routes: &[Route], pacing: &Pacing) {
+    for (index, route) in routes.iter().enumerate() {
+        route.go_on_resting(|key| pacing.rested(index, key));
+    }
 }
 
 impl Route {

@@ -14,16 +14,13 @@ use super::callers::{Caller, Callers};
 use super::events::Events;
 use super::scrape::Scrape;
 use super::snapshot::{SharedView, Totals, WaitView};
+use super::waits::{TracedWaits, WAIT_BUCKETS, WaitHistogram};
 
 /// How many domains have figures of their own. Clients choose the domains, so their number is bounded; the rest is
 /// counted together.
 pub const MAX_DOMAINS: usize = 1000;
 /// The name under which domains beyond [`MAX_DOMAINS`] are counted.
 pub const OTHER_DOMAINS: &str = "other";
-/// Upper bounds of the wait histogram's buckets, in seconds.
-pub const WAIT_BUCKETS: [f64; 17] =
-    [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-
 /// All figures of one running proxy. Nothing here is global: two proxies in one process count apart.
 pub struct Metrics {
     boards: Arc<Boards>,
@@ -130,6 +127,8 @@ pub struct RouteMetrics {
     /// By class: 1xx to 5xx.
     pub(super) responses: [AtomicU64; 5],
     pub(super) wait: WaitHistogram,
+    /// Waits of requests that are traced, once there are some.
+    pub(super) traced: OnceLock<TracedWaits>,
     pub(super) refusals: Tally,
     pub(super) upstream_errors: Tally,
     /// Why attempts were turned away, and tried again or not.
@@ -142,15 +141,6 @@ pub struct RouteMetrics {
     pub(super) tokens_off: AtomicU64,
     /// Who has waited. Empty for domains.
     callers: Callers,
-}
-
-/// How long requests waited. The library's histogram takes a mutex for each observation; this one adds to two atomics.
-#[derive(Debug, Default)]
-pub(super) struct WaitHistogram {
-    /// One for each of [`WAIT_BUCKETS`], and one beyond.
-    pub(super) buckets: [AtomicU64; WAIT_BUCKETS.len() + 1],
-    /// The sum, in microseconds.
-    pub(super) sum: AtomicU64,
 }
 
 /// Counts by a code from a small closed set. Locked, since only failures come here.
@@ -274,6 +264,11 @@ impl RouteMetrics {
         self.wait.observe(wait);
     }
 
+    /// The same request is told as this trace.
+    pub fn traced(&self, wait: Duration, trace: String) {
+        self.traced.get_or_init(TracedWaits::default).observe(wait, trace);
+    }
+
     /// A request of the client with this flow begins to wait.
     pub fn caller_waits(&self, flow: u64, name: impl FnOnce() -> Box<str>) {
         self.callers.waits(flow, name);
@@ -359,17 +354,6 @@ impl RouteMetrics {
     }
 }
 
-impl WaitHistogram {
-    fn observe(&self, wait: Duration) {
-        let seconds = wait.as_secs_f64();
-        let bucket = WAIT_BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(WAIT_BUCKETS.len());
-        self.buckets[bucket].fetch_add(1, Relaxed);
-        if !wait.is_zero() {
-            self.sum.fetch_add(wait.as_micros().try_into().unwrap_or(u64::MAX), Relaxed);
-        }
-    }
-}
-
 impl Tally {
     fn count(&self, code: &'static str) {
         let mut counts = self.0.lock();
@@ -440,6 +424,7 @@ mod tests {
         route.tokens(100, 90);
 
         let text = scrape(&metrics);
+        assert!(!text.contains("traced"), "{text}");
         for line in [
             r#"cooldown_upstream_requests_total{upstream="api.example.com"} 2"#,
             r#"cooldown_upstream_delayed_requests_total{upstream="api.example.com"} 1"#,
@@ -464,6 +449,24 @@ mod tests {
         }
         assert!(text.contains("cooldown_upstream_last_access_timestamp_seconds{"), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn a_trace_is_named_beside_the_bucket_of_its_wait() {
+        let metrics = Metrics::new();
+        let route = metrics.route("r");
+        route.arrived(unix_seconds());
+        route.traced(Duration::from_millis(20), "4bf92f3577b34da6a3ce929d0e0e4736".to_owned());
+        route.traced(Duration::ZERO, "00f067aa0ba902b700f067aa0ba902b7".to_owned());
+        metrics.route("other").arrived(unix_seconds());
+        let text = scrape(&metrics);
+        let bucket = r#"cooldown_upstream_traced_wait_seconds_bucket{le="0.025",upstream="r"} 2 # {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"} 0.02 "#;
+        assert!(text.contains(bucket), "{text}");
+        assert!(
+            text.contains(r#"{le="0.001",upstream="r"} 1 # {trace_id="00f067aa0ba902b700f067aa0ba902b7"} 0.0 "#),
+            "{text}"
+        );
+        assert!(!text.contains(r#"traced_wait_seconds_count{upstream="other"}"#), "{text}");
     }
 
     #[test]

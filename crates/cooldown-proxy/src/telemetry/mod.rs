@@ -9,6 +9,7 @@ mod scrape;
 mod sink;
 pub mod snapshot;
 pub mod traces;
+mod waits;
 
 pub use access::{AccessLine, AccessLog};
 pub use callers::Caller;
@@ -19,3 +20,4 @@ pub use metrics::{
 };
 pub use sink::Sink;
 pub use traces::{Exporter, Trace, Tracer};
+pub use waits::WAIT_BUCKETS;

@@ -10,10 +10,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::metrics::{
-    Boards, CooldownFigure, LimitFigures, RoomFigure, RouteMetrics, Scope, StateMetrics, WAIT_BUCKETS, WaitHistogram,
-};
+use super::metrics::{Boards, CooldownFigure, LimitFigures, RoomFigure, RouteMetrics, Scope, StateMetrics};
 use super::snapshot::SharedView;
+use super::waits::{WAIT_BUCKETS, WaitHistogram};
 
 /// Reads the boards when it is asked; nothing is copied before.
 #[derive(Debug)]
@@ -78,6 +77,7 @@ fn encode_board(encoder: &mut DescriptorEncoder<'_>, scope: Scope, entries: &Ent
     let help = "Unix time of the last request";
     board.gauge("last_access_timestamp_seconds", help, |figures| &figures.last_access)?;
     board.waits()?;
+    board.traced_waits()?;
     board.responses()?;
     board.codes("refusals", "Requests that the proxy answered itself, by error code", |figures| {
         figures.refusals.counts()
@@ -144,6 +144,23 @@ impl Board<'_, '_> {
             let seconds = sum.load(Relaxed) as f64 / 1e6;
             let total = counts.iter().map(|(_, count)| count).sum();
             metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(seconds, total, &counts, None)?;
+        }
+        Ok(())
+    }
+
+    fn traced_waits(&mut self) -> fmt::Result {
+        let traced = |(_, figures): &(_, Arc<RouteMetrics>)| figures.traced.get().is_some();
+        if !self.entries.iter().any(traced) {
+            return Ok(());
+        }
+        let name = full_name(self.scope, "traced_wait_seconds");
+        let help = "How long those requests waited that are traced, with traces of some as exemplars";
+        let mut metric = self.encoder.encode_descriptor(&name, help, None, MetricType::Histogram)?;
+        for (entry, figures) in self.entries {
+            let labels = [(label(self.scope), entry.as_ref())];
+            if let Some(traced) = figures.traced.get() {
+                traced.0.encode(metric.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

@@ -26,7 +26,14 @@ async fn get_with(proxy: SocketAddr, fields: &[(&str, &str)]) -> Answer {
 #[case::a_bearer_token(&[("authorization", "Bearer alice-secret")])]
 #[case::a_bearer_token_in_lower_case(&[("authorization", "bearer alice-secret")])]
 #[case::an_api_key(&[("x-api-key", "alice-secret")])]
+#[case::an_api_key_beside_a_bearer_token(&[("authorization", "Bearer alice-secret"), ("x-api-key", "bob-secret")])]
+#[case::a_token_behind_something_else(
+    &[("authorization", "Basic x"), ("authorization", "Bearer alice-secret"), ("x-api-key", "bob-secret")]
+)]
 #[case::a_name_without_a_token(&[("x-cooldown-client", "carol")])]
+#[case::a_name_beside_a_token_that_is_not_read(
+    &[("x-cooldown-client", "carol"), ("x-api-key", "x"), ("x-api-key", "bob-secret")]
+)]
 #[tokio::test]
 async fn a_configured_client_is_let_in_and_its_token_stays_here(#[case] fields: &[(&str, &str)]) {
     let upstream = Upstream::start(plain).await;

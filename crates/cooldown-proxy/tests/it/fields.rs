@@ -2,6 +2,7 @@
 
 use http::{HeaderValue, StatusCode};
 use hyper::Response;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Proxy, Upstream, empty, fetch, get, plain, raw, request, text, with_hops};
 
@@ -128,6 +129,23 @@ async fn everything_else_passes_as_it_is() {
     assert_eq!(cookies, ["a=1", "b=2"]);
     assert_eq!(answer.field("server"), "upstream/1");
     assert_eq!(answer.headers["x-bytes"].as_bytes(), b"caf\xe9");
+}
+
+#[tokio::test]
+async fn an_upstream_of_http_1_0_is_answered_for_in_our_own_version() {
+    let upstream = Upstream::bytes(|mut stream| async move {
+        let mut head = [0; 4096];
+        let _ = stream.read(&mut head).await;
+        let answer = b"HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\nuntil the end";
+        stream.write_all(answer).await.expect("sent");
+    })
+    .await;
+    let proxy = route_to(&upstream).await;
+    let twice = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n".repeat(2);
+    let answer = raw(proxy.address(), twice.as_bytes()).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 OK\r\n").count(), 2, "the client's connection is kept: {answer}");
+    assert_eq!(answer.matches("transfer-encoding: chunked\r\n").count(), 2, "{answer}");
+    assert_eq!(answer.matches("via: 1.0 cooldown\r\n").count(), 2, "{answer}");
 }
 
 #[tokio::test]

@@ -132,13 +132,22 @@ fn mutated(files: &[(String, Vec<u8>)], start: Index, mutations: Vec<Mutation>) 
     bytes
 }
 
-/// A few thousand of them, ten thousand of what people write; `PROPTEST_CASES` makes it more.
+/// How many mutations there are to a case of proptest's: of what people write ten thousand, of what goes over sockets few.
+fn share_of(name: &str) -> u32 {
+    match name {
+        "configuration" => 40,
+        "client_bytes" | "upstream_bytes" => 1,
+        _ => 8,
+    }
+}
+
+/// A few thousand of them in most targets; `PROPTEST_CASES` makes it more.
 fn mutate(name: &str, target: Target) {
     let files = corpus(name);
     let strategy = (any::<Index>(), prop::collection::vec(mutation(), 1..6))
         .prop_map(|(start, mutations)| Input(mutated(&files, start, mutations)));
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    let config = ProptestConfig { cases: config.cases * if name == "configuration" { 40 } else { 8 }, ..config };
+    let config = ProptestConfig { cases: config.cases * share_of(name), ..config };
     let outcome = proptest::test_runner::TestRunner::new(config).run(&strategy, |input| {
         target(&input.0);
         Ok(())
@@ -167,6 +176,9 @@ targets! {
     refusal_bodies: no_refusal_of_the_corpus_is_believed_blindly, no_mutated_refusal_is_believed_blindly;
     usage_reader: chunks_of_the_corpus_may_end_anywhere, chunks_of_mutations_may_end_anywhere;
     model_peeker: a_body_of_the_corpus_stays_as_it_is, a_mutated_body_stays_as_it_is;
+    client_bytes: no_client_of_the_corpus_leads_an_upstream_astray, no_mutated_client_leads_an_upstream_astray;
+    upstream_bytes: no_answer_of_the_corpus_leads_a_client_astray, no_mutated_answer_leads_a_client_astray;
+    ledger: a_ledger_of_the_corpus_is_read_as_far_as_it_goes, a_mutated_ledger_is_read_as_far_as_it_goes;
     configuration: a_file_of_the_corpus_has_a_meaning_or_faults, a_mutated_file_has_a_meaning_or_faults;
 }
 

@@ -18,13 +18,6 @@ const UP: usize = 30;
 /// What more the program may hold at any time, in KiB.
 const ROOM: u64 = 30 * 1024;
 
-/// A figure of the program's memory, in KiB.
-fn memory(binary: &Binary, figure: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", binary.id())).expect("Linux tells");
-    let line = status.lines().find(|line| line.starts_with(figure)).expect("the figure is there");
-    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
-}
-
 /// So many MiB, one after the other.
 fn much(count: usize) -> Body {
     let (mut out, body) = Channel::<Bytes, Infallible>::new(1);
@@ -65,14 +58,14 @@ async fn a_long_response_and_a_long_upload_pass_in_little_memory() {
     let mut client = Client::connect(proxy.address()).await;
     let small = client.fetch(request("a.example", "/").method(Method::POST).body(text("x")).expect("valid")).await;
     assert_eq!((small.status, small.text()), (StatusCode::OK, "1"));
-    let before = memory(&proxy, "VmRSS");
+    let before = proxy.memory("VmRSS");
 
     let down = client.send(request("a.example", "/").body(empty()).expect("a valid request")).await.expect("a head");
     assert_eq!(length(down.into_body()).await, DOWN * MIB);
     let up = request("a.example", "/").method(Method::POST).body(much(UP)).expect("a valid request");
     assert_eq!(client.fetch(up).await.text(), (UP * MIB).to_string());
 
-    let most = memory(&proxy, "VmHWM").saturating_sub(before);
+    let most = proxy.memory("VmHWM").saturating_sub(before);
     assert!(most < ROOM, "{most} KiB more at the most");
 }
 

@@ -82,6 +82,13 @@ async fn a_limit_that_moves_between_a_route_a_provider_and_a_client_holds_over_t
     wander(&[Client, Route, Provider, Domain, Provider, Route, Default, Provider]).await;
 }
 
+/// Who waits belongs to no client, and the limit to a client from now on.
+#[tokio::test]
+async fn a_limit_that_moves_to_a_client_holds_for_those_who_waited_before_there_were_clients() {
+    use Stated::{Client, Domain, Route};
+    wander(&[Route, Client, Domain, Client, Route, Client]).await;
+}
+
 #[tokio::test]
 async fn a_limit_of_a_renamed_route_or_of_another_period_holds_over_the_change() {
     use Stated::{Domain, Longer, Renamed, Route};

@@ -156,6 +156,52 @@ async fn a_limit_that_was_learned_is_known_after_a_crash() {
 }
 
 #[tokio::test]
+async fn a_rate_that_was_found_is_known_after_a_crash() {
+    let accepted = std::sync::Arc::new(parking_lot::Mutex::new(std::collections::VecDeque::<Instant>::new()));
+    let upstream = Upstream::start(move |_| {
+        let mut accepted = accepted.lock();
+        accepted.retain(|at| at.elapsed() < Duration::from_secs(1));
+        // It says nothing of its limit.
+        let status = if accepted.len() < 20 { 200 } else { 429 };
+        if status == 200 {
+            accepted.push_back(Instant::now());
+        }
+        async move { Response::builder().status(status).body(text("")).expect("a response") }
+    })
+    .await;
+    let state = TempDir::new().expect("a folder");
+    let config = config(&upstream, state.path(), "").replace("max_wait: 500ms", "max_wait: 30s");
+    let binary = Binary::serve(&config);
+    assert_eq!(served_of(binary.address(), 60).await, 60);
+    let before = metrics(&binary).await;
+    assert!(before.contains("source=\"found\""), "{before}");
+    killed(binary, "KILL").await;
+    let after = metrics(&Binary::serve(&config)).await;
+    assert!(after.contains("source=\"found\""), "{after}");
+}
+
+#[tokio::test]
+async fn a_limit_that_a_reload_brings_back_knows_what_an_earlier_process_sent() {
+    let (upstream, state) = (Upstream::start(plain).await, TempDir::new().expect("a folder"));
+    let sections = |route: &str, limits: &str| {
+        format!(
+            "queue: {{max_wait: 500ms}}\nstate: {{path: \"{}\"}}\nroutes: {{{route}: {{upstream: \"{}\"{limits}}}}}",
+            state.path().display(),
+            upstream.url()
+        )
+    };
+    let here = sections("a.example", &requests("50/min, burst 50"));
+    let elsewhere = "routes: {b.example: \"http://127.0.0.1:9\"}";
+    let proxy = Proxy::start(&here);
+    assert_eq!(served_of(proxy.address(), 30).await, 30);
+    drop(proxy);
+    let proxy = Proxy::start(&format!("state: {{path: \"{}\"}}\n{elsewhere}", state.path().display()));
+    proxy.reload(&here);
+    assert_eq!(served_of(proxy.address(), 50).await, 20, "thirty have left");
+    assert_eq!(upstream.seen().len(), 50);
+}
+
+#[tokio::test]
 async fn two_processes_cannot_share_one_folder() {
     let (upstream, state) = (Upstream::start(plain).await, TempDir::new().expect("a folder"));
     let config = config(&upstream, state.path(), "");

@@ -122,6 +122,36 @@ async fn a_tokenizer_brings_the_first_estimate_within_a_tenth() {
     }
 }
 
+#[tokio::test]
+async fn a_tokenizer_that_a_reload_brings_counts_from_then_on() {
+    let upstream = LlmProvider::start(Behaviour::new(Dialect::OpenAi).tokenizing());
+    let config = |more: &str| {
+        format!(
+            "server: {{host: 127.0.0.1, port: 0}}\nadmin: {{host: 127.0.0.1, port: 0}}\n\
+             providers:\n  openai: {{endpoint: \"{}\", api_key: sk-1, limits: {{tokens: 10M/min}}{more}}}\n",
+            upstream.url()
+        )
+    };
+    let program = Binary::serve(&config(", tokenizer: off"));
+    let error = async |model: &str| {
+        let before = estimates(&program).await;
+        let mut body = chat(model, &"aGVsbG8gd29ybGQsIHRoaXMgaXMgbm8gdGV4dCE3Zjk4ZTBhMWI4Yw say 20".repeat(20));
+        body["max_tokens"] = json!(20);
+        assert_eq!(ask(program.address(), CHAT, &body).await.status, StatusCode::OK);
+        let after = estimates(&program).await;
+        (after.1 - before.1) / (after.0 - before.0)
+    };
+    let by_bytes = error("gpt-4o").await;
+    assert!(by_bytes > 0.15, "this is no prompt of four bytes a token: off by {by_bytes}");
+    std::fs::write(program.folder().join("config.yaml"), config(", tokenizer: {\"gpt-*\": o200k_base}"))
+        .expect("written");
+    program.signal("HUP");
+    program.line("that it is loaded", |line| line.contains("tokens are counted by o200k_base"));
+    program.line("that it is in force", |line| line.contains("providers changed"));
+    let counted = error("gpt-5").await;
+    assert!(counted < 0.10, "off by {counted}");
+}
+
 /// How many tokens were charged so far, and by how many the estimates were off.
 async fn estimates(program: &Binary) -> (f64, f64) {
     let figures = get(program.admin_address(), "localhost", "/metrics").await;

@@ -223,6 +223,54 @@ async fn a_collector_that_is_away_or_stands_still_holds_nobody_up() {
 }
 
 #[tokio::test]
+async fn a_collector_gets_the_token_that_it_wants_and_nobody_else_does() {
+    let (collector, upstream) = (Collector::start().await, Upstream::start(plain).await);
+    let headers = ", headers: {authorization: \"Bearer t-1\", x-team: two words}";
+    let proxy = Proxy::start(&(routes(&upstream, "") + &collector.section(headers)));
+    assert_eq!(get(proxy.address(), "a.example", "/").await.status, StatusCode::OK);
+    collector.told(1).await;
+    let told = collector.upstream.seen().pop().expect("an export");
+    assert_eq!((told.field("authorization"), told.field("x-team")), ("Bearer t-1".into(), "two words".into()));
+    assert_eq!(upstream.only().field("authorization"), "");
+}
+
+#[tokio::test]
+async fn a_collector_is_told_over_tls_by_what_the_environment_says() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let certificate = crate::support::Certificate::new();
+    certificate.write_to(folder.path());
+    let (tls, exports) = (certificate.server(&["http/1.1"], None), Arc::new(Mutex::new(Vec::new())));
+    let kept = Arc::clone(&exports);
+    let collector = Upstream::bytes(move |stream| {
+        let (acceptor, kept) = (tokio_rustls::TlsAcceptor::from(Arc::clone(&tls)), Arc::clone(&kept));
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            let mut head = vec![0; 64 * 1024];
+            let length = tokio::io::AsyncReadExt::read(&mut stream, &mut head).await.unwrap_or_default();
+            kept.lock().push(String::from_utf8_lossy(&head[..length]).into_owned());
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+        }
+    })
+    .await;
+    let upstream = Upstream::start(plain).await;
+    let config = format!("server: {{host: 127.0.0.1, port: 0}}\nadmin: off\n{}", routes(&upstream, ""));
+    let roots = folder.path().join("cert.pem");
+    let endpoint = format!("https://localhost:{}", collector.address.port());
+    let environment = [
+        ("SSL_CERT_FILE", roots.to_str().expect("a path in UTF-8")),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20token"),
+    ];
+    let proxy = crate::support::Binary::serve_with(&config, &[], &environment);
+    assert_eq!(get(proxy.address(), "a.example", "/").await.status, StatusCode::OK);
+    until("the collector has been told", || !exports.lock().is_empty()).await;
+    let told = exports.lock()[0].clone();
+    assert!(told.starts_with("POST /v1/traces HTTP/1.1\r\n") && told.contains("api-key: a token\r\n"), "{told}");
+    assert!(!proxy.lines().iter().any(|line| line.contains("a token")));
+}
+
+#[tokio::test]
 async fn the_last_requests_are_told_before_the_end() {
     let (collector, upstream) = (Collector::start().await, Upstream::start(plain).await);
     let proxy = Proxy::start(&(routes(&upstream, "") + &collector.section("")));

@@ -30,6 +30,7 @@ fn told() -> BTreeMap<String, BTreeSet<String>> {
         figures.retried();
         figures.tokens(100, 130);
     }
+    metrics.route("r").traced(Duration::from_millis(20), "4bf92f3577b34da6a3ce929d0e0e4736".to_owned());
     let narrow = || (Some("2".to_owned()), Some("m".to_owned()));
     metrics.ask_for_limits(Box::new(move || LimitFigures {
         room: [Scope::Upstream, Scope::Domain, Scope::Client]

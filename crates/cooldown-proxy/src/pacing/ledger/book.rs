@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use cooldown_pacer::{Instant, Noted, Past, Rate, Unit};
+use cooldown_pacer::{Instant, Key, Noted, Pacer, Past, Rate, Unit};
 use foldhash::fast::RandomState;
 
 use super::moment::Moment;
@@ -11,6 +11,9 @@ use super::record::{self, Header, Record, UnitName, What};
 
 /// What an upstream told of its limits is believed again after this time at most.
 const BELIEF: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A rate that was found by trying is what trying begins with again for this long. Should it be wrong by then, that is found
+/// out as fast as without.
+const BELIEF_IN_FOUND: Duration = Duration::from_secs(24 * 3600);
 
 /// So often the header stands at the beginning: nothing can be understood without, and one damaged byte can take two lines.
 const HEADERS: usize = 3;
@@ -29,10 +32,22 @@ pub(super) struct Book {
 pub(in super::super) struct Memory {
     pub pasts: Vec<(Unit, Past)>,
     pub limits: Vec<Rate>,
+    /// What the upstream was found to bear.
+    pub found: Option<Rate>,
     /// For how long it stays closed.
     pub closed: Option<Duration>,
     /// For how long it is left alone.
     pub rests: Option<Duration>,
+}
+
+impl Memory {
+    /// Lets a key of a pacer start with it. What was told goes before what was found.
+    pub(in super::super) fn give_to(&self, pacer: &mut Pacer, now: Instant, key: Key) {
+        self.limits.iter().for_each(|rate| pacer.recall_limit(now, key, *rate));
+        self.found.iter().for_each(|rate| pacer.recall_found(now, key, *rate));
+        self.pasts.iter().for_each(|(unit, past)| pacer.recall(now, key, *unit, past));
+        self.closed.into_iter().for_each(|lasting| pacer.close(now, key, now.after(lasting)));
+    }
 }
 
 impl Book {
@@ -77,6 +92,10 @@ impl Book {
                 memory.limits.push(rate);
             }
             What::Told { .. } => {}
+            What::Found { amount, period } => {
+                let rate = Rate::new(Unit::Requests, amount, Duration::from_millis(period)).ok();
+                memory.found = rate.filter(|_| age < BELIEF_IN_FOUND);
+            }
         }
     }
 }
@@ -86,12 +105,13 @@ fn still(lasting: u64, age: Duration) -> Option<Duration> {
     Duration::from_millis(lasting).checked_sub(age).filter(|left| !left.is_zero())
 }
 
-/// What only the latest line of says anything: a closing, a rest, a limit.
+/// What only the latest line of says anything: a closing, a rest, a limit, a rate.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Latest {
     Closing,
     Rest,
     Limit(UnitName, u64),
+    Found,
 }
 
 /// The same ledger without what matters no more, in the order in which it was written.
@@ -109,6 +129,7 @@ pub(super) fn compact(bytes: &[u8], seed: u64, now: Moment) -> Vec<u8> {
             What::Closed { lasting } => latest.insert((list, key, Latest::Closing)) && still(lasting, age).is_some(),
             What::Rests { lasting } => latest.insert((list, key, Latest::Rest)) && still(lasting, age).is_some(),
             What::Told { unit, period, .. } => latest.insert((list, key, Latest::Limit(unit, period))) && age < BELIEF,
+            What::Found { .. } => latest.insert((list, key, Latest::Found)) && age < BELIEF_IN_FOUND,
         };
         if matters {
             kept.push(line);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant as SystemInstant};
 
-use cooldown_pacer::{Entry, Instant, Key, LimitsId, Rate};
+use cooldown_pacer::{Entry, Instant, Key, Limit, LimitsId, Pacer, Rate, Settings, Source, Teaching, Unit};
 use foldhash::fast::RandomState;
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -74,6 +74,42 @@ struct Out {
     stopped: bool,
     /// Whether something was written since it was last made to outlast a loss of power.
     is_fresh: bool,
+}
+
+/// What a file says if it is read as a ledger.
+#[derive(Debug)]
+pub struct LedgerLook {
+    /// Of how many keys it says something.
+    pub keys: usize,
+    /// How many of its lines cannot be read.
+    pub broken: usize,
+    /// How much has left that still matters, all limits together.
+    pub used: u64,
+    /// How many limits hold for keys that start with it, in a pacer that has two.
+    pub limited: usize,
+    /// The same file without what matters no more.
+    pub shorter: Vec<u8>,
+}
+
+/// Looks into a file's bytes without opening a ledger, and starts a pacer with them; `None` if they are none that this
+/// program knows.
+pub fn look_into_ledger(bytes: &[u8]) -> Option<LedgerLook> {
+    let (now, seed) = (Watch::new().now(), book::seed(bytes)?);
+    let Book { keys, broken } = Book::read(bytes, now, Ledger::EPOCH)?;
+    let pasts = keys.values().flat_map(|memory| &memory.pasts);
+    let used = pasts.fold(0, |sum: u64, (_, past)| sum.saturating_add(past.used(Ledger::EPOCH)));
+    let mut pacer = Pacer::new(Settings::default());
+    pacer.write_ahead(SHORTEST);
+    let minute = |unit| Rate::new(unit, 1000, SHORTEST).map(Limit::from);
+    let limits = [Unit::Requests, Unit::Tokens].into_iter().filter_map(|unit| minute(unit).ok()).collect();
+    let limits = pacer.add_teaching_limits(limits, Teaching::Cautious);
+    let room = keys.iter().map(|((_, subject), memory)| {
+        let key = Key { limits, subject: *subject };
+        memory.give_to(&mut pacer, Ledger::EPOCH, key);
+        pacer.room(Ledger::EPOCH, key).into_iter().filter(|room| room.source == Source::Configured).count()
+    });
+    let limited = room.sum();
+    Some(LedgerLook { keys: keys.len(), broken, used, limited, shorter: book::compact(bytes, seed, now) })
 }
 
 /// What a ledger holds at the start.
@@ -144,6 +180,18 @@ impl Ledger {
         }
     }
 
+    /// What the file says now, by the names of lists and the subjects: for a list that was not there when it was opened.
+    pub(super) fn look_again(&self, clock: Clock) -> HashMap<String, Vec<(u64, Memory)>, RandomState> {
+        let found = store::Found::read(&self.path);
+        let is_ours = book::seed(&found.bytes) == Some(self.seed);
+        let book = is_ours.then(|| Book::read(&found.bytes, self.watch.now(), clock.now())).flatten();
+        let mut lists: HashMap<String, Vec<(u64, Memory)>, RandomState> = HashMap::default();
+        for ((list, subject), memory) in book.unwrap_or_default().keys {
+            lists.entry(list).or_default().push((subject, memory));
+        }
+        lists
+    }
+
     /// What subjects are hashed with.
     pub(super) fn seed(&self) -> u64 {
         self.seed
@@ -177,6 +225,11 @@ impl Ledger {
         if rate.period() >= SHORTEST {
             self.queue([(self.watch.now(), key, What::told(rate))]);
         }
+    }
+
+    /// This rate was found by trying.
+    pub(super) fn add_found(&self, key: Key, rate: Rate) {
+        self.queue([(self.watch.now(), key, What::found(rate))]);
     }
 
     fn queue(&self, notes: impl IntoIterator<Item = (Moment, Key, What)>) {

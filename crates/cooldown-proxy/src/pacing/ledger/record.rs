@@ -59,6 +59,8 @@ pub(super) enum What {
     Rests { lasting: u64 },
     /// The upstream told of a limit.
     Told { unit: UnitName, amount: u64, period: u64 },
+    /// So many requests a period were found by trying to be what the upstream bears.
+    Found { amount: u64, period: u64 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -110,6 +112,11 @@ impl What {
     pub(super) fn told(rate: Rate) -> Self {
         let period = rate.period().as_millis() as u64;
         Self::Told { unit: rate.unit().into(), amount: rate.amount(), period }
+    }
+
+    /// A rate that was found by trying.
+    pub(super) fn found(rate: Rate) -> Self {
+        Self::Found { amount: rate.amount(), period: rate.period().as_millis() as u64 }
     }
 }
 

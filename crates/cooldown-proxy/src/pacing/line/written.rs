@@ -11,11 +11,7 @@ use super::{Inner, Line};
 impl Line {
     /// Lets a key start with what an earlier process wrote down.
     pub(in super::super) fn recall(self: &Arc<Self>, key: Key, memory: &Memory) {
-        self.decide(|inner, now, _| {
-            memory.limits.iter().for_each(|rate| inner.pacer.recall_limit(now, key, *rate));
-            memory.pasts.iter().for_each(|(unit, past)| inner.pacer.recall(now, key, *unit, past));
-            memory.closed.into_iter().for_each(|lasting| inner.pacer.close(now, key, now.after(lasting)));
-        });
+        self.decide(|inner, now, _| memory.give_to(&mut inner.pacer, now, key));
     }
 
     /// Writes down that what was written ahead and has not left never will.
@@ -24,6 +20,9 @@ impl Line {
         let (now, Some(ledger)) = (self.clock.now(), inner.ledger.clone()) else { return };
         let mut entries = Vec::new();
         inner.pacer.last_entries(now, &mut entries);
+        for (key, rate) in inner.pacer.found_rates(now) {
+            ledger.add_found(key, rate);
+        }
         drop(inner);
         ledger.close(&mut entries);
     }
@@ -49,7 +48,10 @@ impl Inner {
     pub(super) fn note_lesson(&self, now: Instant, lesson: &Lesson) {
         match (&self.ledger, lesson) {
             (Some(ledger), Lesson::Limit { key, limit: Limit::Rate(rate) }) => ledger.add_told(*key, *rate),
-            (Some(ledger), Lesson::Closed { key, until }) => ledger.add_closed(*key, until.since(now)),
+            (Some(ledger), Lesson::Closed { key, until }) => {
+                ledger.add_closed(*key, until.since(now));
+                self.pacer.found_rate(now, *key).into_iter().for_each(|rate| ledger.add_found(*key, rate));
+            }
             _ => {}
         }
     }

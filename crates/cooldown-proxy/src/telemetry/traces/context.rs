@@ -75,6 +75,13 @@ fn read_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     Some(bytes)
 }
 
+/// The number of a trace as people see it.
+pub(super) fn hexadecimal(trace: &TraceId) -> String {
+    let mut text = [0; 32];
+    write_hex(&mut text, trace);
+    text.map(char::from).iter().collect()
+}
+
 fn write_hex(text: &mut [u8], bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {

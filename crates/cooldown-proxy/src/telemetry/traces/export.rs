@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
@@ -49,6 +49,8 @@ struct Collector {
     endpoint: Endpoint,
     path: String,
     host: HeaderValue,
+    /// What it wants to hear beside traces.
+    headers: HeaderMap,
     service: String,
     lost: Arc<AtomicU64>,
     /// The last batch was not taken.
@@ -152,7 +154,8 @@ impl Collector {
         let host = if upstream.host.contains(':') { format!("[{}]", upstream.host) } else { upstream.host.clone() };
         let host = HeaderValue::try_from(format!("{host}:{}", upstream.port))?;
         let path = format!("{}/v1/traces", upstream.base_path);
-        Ok(Self { endpoint, path, host, service: config.service.clone(), lost, is_away: false })
+        let headers = config.header_values().collect();
+        Ok(Self { endpoint, path, host, headers, service: config.service.clone(), lost, is_away: false })
     }
 
     /// Offers a batch twice; what is not taken then is lost. The log tells when that begins and when it is over.
@@ -196,12 +199,13 @@ impl Collector {
     /// One batch, on a connection of its own: it comes once a second at most.
     async fn exchange(&self, body: Bytes) -> anyhow::Result<()> {
         let (mut sender, connection) = handshake(TokioIo::new(self.endpoint.connect().await?)).await?;
-        let request = Request::post(&self.path)
+        let mut request = Request::post(&self.path)
             .header(HOST, &self.host)
             .header(CONTENT_TYPE, "application/x-protobuf")
             .header(USER_AGENT, concat!("cooldown-proxy/", env!("CARGO_PKG_VERSION")))
             .header(CONNECTION, "close")
             .body(Full::new(body))?;
+        request.headers_mut().extend(self.headers.clone());
         let answered = async move {
             let response = sender.send_request(request).await?;
             let status = response.status();

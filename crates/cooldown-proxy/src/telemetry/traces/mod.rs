@@ -168,6 +168,12 @@ impl Trace {
         self.0.is_some()
     }
 
+    /// The number under which a collector finds it, in hexadecimal; `None` if nothing is noted.
+    pub fn id(&self) -> Option<String> {
+        let story = self.0.as_ref()?.story.as_ref()?;
+        Some(context::hexadecimal(&story.trace))
+    }
+
     /// It matched this route.
     pub fn route(&mut self, name: &Arc<str>) {
         self.note(|open, _| {
@@ -347,7 +353,7 @@ mod tests {
 
     fn tracer(sample: f64) -> (Tracer, mpsc::Receiver<Story>, Arc<AtomicU64>) {
         let collector = crate::config::upstream("http://127.0.0.1:4318").expect("a URL");
-        Tracer::new(&Otlp { collector, sample, service: "test".to_owned() })
+        Tracer::new(&Otlp { collector, headers: Vec::new(), sample, service: "test".to_owned() })
     }
 
     fn begun(tracer: &Tracer) -> Trace {

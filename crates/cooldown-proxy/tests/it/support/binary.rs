@@ -104,6 +104,13 @@ impl Binary {
         Self { child, output, readers, folder }
     }
 
+    /// A figure of its memory as `/proc` names it, in KiB.
+    pub(crate) fn memory(&self, figure: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("Linux tells");
+        let line = status.lines().find(|line| line.starts_with(figure)).expect("the figure is there");
+        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+    }
+
     /// Where it runs.
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()

@@ -21,7 +21,7 @@ pub(crate) use certificate::{Certificate, handshake};
 pub(crate) use client::{Answer, Body, Client, empty, fetch, get, raw, request, text};
 pub(crate) use http2::Http2;
 pub(crate) use proxy::Proxy;
-pub(crate) use upstream::{Speaks, Upstream, echo, plain, with_hops};
+pub(crate) use upstream::{Seen, Speaks, Upstream, echo, plain, with_hops};
 
 /// Longer than anything takes that works, so that a hanging test ends.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
