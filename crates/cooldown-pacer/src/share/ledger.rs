@@ -10,6 +10,8 @@ use super::terms;
 pub(super) const MOST_INSTANCES: u64 = 1000;
 /// The clock of the machine may jump; between two renewals it moves no further than this, in milliseconds.
 const LONGEST_STEP: u64 = 500;
+/// Parts are told in so many, so that products stay exact.
+const GRAINS: u64 = 4096;
 /// Weights beyond this make no difference, so that products stay exact.
 const LARGEST_WEIGHT: u64 = 4000;
 
@@ -74,7 +76,8 @@ impl Ledger {
         if self.recovers > 0 {
             self.told_floors = self.told_floors.max(renewal.floors);
             let Entry { held, floor, .. } = self.entries[name];
-            return self.answer(Outcome::Recovering, renewal, [held, held, floor], self.told_floors);
+            let target = self.fitting(held, renewal.terms.amount);
+            return self.answer(Outcome::Recovering, renewal, [held, target, floor], self.told_floors);
         }
         let Aim { target, floor, floors } = self.aim(name, renewal);
         let floor = self.give(name, renewal, target, floor);
@@ -182,12 +185,20 @@ impl Ledger {
         Aim { target: targets[own], floor: own_floor, floors: floors.min(terms::floors(amount)) }
     }
 
+    /// What an instance should come down to while nothing is given: all of what it holds, unless all together hold more
+    /// than there is. That happens where they divided a new limit by themselves, or it has become smaller.
+    fn fitting(&self, held: u64, amount: u64) -> u64 {
+        let all: u64 = self.entries.values().map(|entry| entry.held + entry.past).sum();
+        if all <= amount { held } else { held * (amount * GRAINS / all) / GRAINS }
+    }
+
     /// Raises what an instance holds towards its target as far as there is something free, and its floor with it.
     fn give(&mut self, name: &str, renewal: &Renewal, target: u64, floor: u64) -> u64 {
         let amount = renewal.terms.amount;
         let held: u64 = self.entries.values().map(|entry| entry.held + entry.past).sum();
         let free = amount.saturating_sub(self.reserve(amount) + self.orphans + held);
-        let floors = self.told_to_others(name).min(terms::floors(amount)).saturating_sub(self.floors() + self.orphans);
+        let floors =
+            self.told_to_others(name).min(terms::floors(amount)).saturating_sub(self.floors() + self.orphans);
         let Some(entry) = self.entries.get_mut(name) else { return 0 };
         entry.held += target.saturating_sub(entry.held).min(free);
         let floor = floor.min(entry.held);

@@ -9,7 +9,7 @@ local number, amount, hold, lease_for, forget, recovery, spare, turn_for, said_h
         for i = 3, 18 do numbers[i - 2] = tonumber(ARGV[i]) end
         return numbers
     end)())
-local LONGEST_STEP, LARGEST_WEIGHT = 500, 4000
+local LONGEST_STEP, LARGEST_WEIGHT, GRAINS = 500, 4000, 4096
 local floor_of = math.floor
 
 local function saturating(a, b) return math.max(a - b, 0) end
@@ -251,6 +251,12 @@ local function aim()
         math.min(floors, floor_of(amount * 29 / 100))
 end
 
+local function fitting(held)
+    local all = sum('held') + sum('past')
+    if all <= amount then return held end
+    return floor_of(held * floor_of(amount * GRAINS / all) / GRAINS)
+end
+
 local function told_to_others()
     local told = math.huge
     for who, entry in known() do
@@ -284,7 +290,7 @@ if leaves == 1 then return answer(0, 0, 0, 0, 0) end
 local entry = entries[name]
 if store.recovers > 0 then
     store.told_floors = math.max(store.told_floors, known_floors)
-    return answer(1, entry.held, entry.held, entry.floor, store.told_floors)
+    return answer(1, entry.held, fitting(entry.held), entry.floor, store.told_floors)
 end
 local target, floor, floors = aim()
 floor = give(target, floor)

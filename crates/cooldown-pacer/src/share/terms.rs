@@ -47,6 +47,12 @@ impl Terms {
         stranger(self.amount)
     }
 
+    /// How much one of so many instances may use that have all just become acquainted with the limit, and its floor.
+    pub(super) fn claim(&self, instances: u64) -> (u64, u64) {
+        let part = part(self.amount, instances);
+        (part, part.min(floors(self.amount) / instances.max(1)))
+    }
+
     /// Milliseconds that the store reckons with a lease after it gave it.
     pub(super) fn lease(&self) -> u64 {
         LEASE.as_millis() as u64 + SLACK + (LEASE.as_millis() as u64 + self.hold) / DRIFT
@@ -82,6 +88,11 @@ pub(super) fn reserve(amount: u64) -> u64 {
 /// What one stranger may use of a whole limit: the reserve is enough for four, or for as many as it has units.
 pub(super) fn stranger(amount: u64) -> u64 {
     (amount / 200).max(1).min(reserve(amount))
+}
+
+/// An equal part for one of so many instances of what is not kept for strangers.
+pub(super) fn part(amount: u64, instances: u64) -> u64 {
+    ((amount - reserve(amount)) / instances.max(1)).max(1)
 }
 
 /// What all floors may be together: what goes on for ever when the store is gone, and is lost with an instance for an hour.

@@ -37,6 +37,7 @@ mod routing;
 mod sdk;
 mod service;
 mod shared;
+mod shared_learned;
 mod shutdown;
 mod simulate;
 mod smuggling;

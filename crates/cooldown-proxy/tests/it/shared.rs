@@ -36,7 +36,7 @@ fn sections(upstream: &str, store: &str, instance: &str) -> String {
 
 /// What has to be used where `least` could be. In a strict window what leaves late stays late: on a machine that has more to
 /// do than it can, that is a part of every second.
-fn or_busy(least: f64) -> f64 {
+pub(crate) fn or_busy(least: f64) -> f64 {
     let load = std::fs::read_to_string("/proc/loadavg").ok();
     let load: f64 = load.and_then(|load| load.split(' ').next()?.parse().ok()).unwrap_or(0.0);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -407,5 +407,6 @@ async fn limits_that_are_not_shared_are_each_instances_own() {
         }
     }
     assert_eq!(upstream.seen().len(), 6);
-    assert!(redis.calls() <= 4, "each has only asked what is closed");
+    // Each has asked what is known, and said that it is there.
+    assert!(redis.calls() <= 8, "{} calls", redis.calls());
 }
