@@ -38,6 +38,7 @@ mod sdk;
 mod service;
 mod shared;
 mod shared_learned;
+mod shared_reach;
 mod shutdown;
 mod simulate;
 mod smuggling;
