@@ -225,11 +225,16 @@ local function reserve()
     return saturating(floor_of(amount / 50), silent + store.orphans)
 end
 
+local function floors_of(all)
+    local thousandths = 310
+    if all <= 2 then thousandths = 290 elseif all == 3 then thousandths = 255 end
+    return floor_of(amount * thousandths / 1000)
+end
+
 local function floor_for(wanted, all, rank)
     if wanted == 0 then return floor_of(floor_of(amount / 20) / all) end
-    local floors = floor_of(amount * 29 / 100)
-    if floors < all then return rank < floors and 1 or 0 end
-    return floor_of(floors / all)
+    local floors = floors_of(all)
+    return floor_of(floors / all) + (rank < floors % all and 1 or 0)
 end
 
 local function aim()
@@ -248,7 +253,7 @@ local function aim()
     end
     capacity = saturating(capacity, fixed + sum('past'))
     return divide(capacity, claims, floor_of(store.now / turn_for))[own], own_floor,
-        math.min(floors, floor_of(amount * 29 / 100))
+        math.min(floors, floors_of(4))
 end
 
 local function fitting(held)
@@ -267,7 +272,7 @@ end
 
 local function give(target, floor)
     local free = saturating(amount, reserve() + store.orphans + sum('held') + sum('past'))
-    local floors = saturating(math.min(told_to_others(), floor_of(amount * 29 / 100)), sum('floor') + store.orphans)
+    local floors = saturating(math.min(told_to_others(), floors_of(4)), sum('floor') + store.orphans)
     local entry = entries[name]
     entry.held = entry.held + math.min(saturating(target, entry.held), free)
     floor = math.min(floor, entry.held)
