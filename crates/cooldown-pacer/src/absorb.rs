@@ -45,6 +45,7 @@ impl Pacer {
         self.advance(now.max(Instant::from_nanos(other.last_now())));
         self.granted = self.granted.max(other.granted);
         self.lapses = self.lapses.min(other.lapses);
+        self.hearsay.extend(other.hearsay);
         let waiting = other.line.everybody();
         let mut moved = Moved { keys: self.keys.absorb(other.keys), tickets: HashMap::default() };
         for (ticket, joining) in waiting {

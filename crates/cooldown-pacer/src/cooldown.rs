@@ -84,6 +84,12 @@ impl Cooldown {
         }
     }
 
+    /// Another instance was told that it is closed until then: what the answers to those that have left say is known.
+    pub(crate) fn close_too(&mut self, now: u64, until: u64, granted: u64, left: u64) {
+        self.close_by_hand(now, until);
+        (self.last_before, self.left_before) = (granted, left);
+    }
+
     /// A person opens the key.
     pub(crate) fn open_by_hand(&mut self, now: u64) {
         self.set_until(self.until.min(now));

@@ -57,6 +57,17 @@ impl History {
         Some(self.departures.range(next..).map(move |departed| (departed.at, departed.cost.get(unit))))
     }
 
+    /// When and how much of a unit left after that instant; `None` when not all of it is remembered.
+    pub(crate) fn later_than(&self, instant: u64, unit: Unit) -> Option<Vec<(u64, u64)>> {
+        (self.begins() <= instant).then(|| self.since(instant + 1, unit))
+    }
+
+    /// The permit of the latest that had left by then; zero if none is remembered.
+    pub(crate) fn last_by(&self, instant: u64) -> u64 {
+        let by_then = self.departures.iter().rev().find(|departed| departed.at <= instant);
+        by_then.map_or(0, |departed| departed.nth)
+    }
+
     /// How many have ever left.
     pub(crate) fn count(&self) -> u64 {
         self.count

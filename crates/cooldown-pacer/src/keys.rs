@@ -37,6 +37,8 @@ pub(crate) struct Keys {
     /// The fixed part of every guard, in nanoseconds.
     guard: u64,
     max_keys: usize,
+    /// How many instances use limits that are shared.
+    company: u64,
     /// How many deeds have been drawn up.
     pub(crate) deeds: u64,
     /// After this many newcomers, and before the next request names its keys, those that are as new are forgotten.
@@ -88,6 +90,7 @@ impl Keys {
             index: HashMap::with_hasher(RandomState::default()),
             guard,
             max_keys,
+            company: 1,
             deeds: 0,
             sweep_in: SWEEP_FROM,
             writes_from: None,
@@ -167,6 +170,7 @@ impl Keys {
     /// From now on other instances use these limits too, and nothing but a stranger's share is this one's; or it has all
     /// of them to itself again.
     pub(crate) fn share(&mut self, now: u64, id: LimitsId, is_shared: bool) {
+        let company = if is_shared { self.company } else { 0 };
         let Some(stated) = self.stated.get_mut(&id) else { return };
         if std::mem::replace(&mut stated.shared, is_shared) == is_shared {
             return;
@@ -175,6 +179,7 @@ impl Keys {
         let shares: Box<[Share]> = strangers.filter(|_| is_shared).collect();
         for state in self.of_mut(id) {
             state.shares = shares.clone();
+            state.taught.iter_mut().for_each(|taught| taught.set_company(now, company));
             match is_shared {
                 true => _ = state.hold_to_shares(now),
                 false => state.buckets.iter_mut().for_each(|bucket| bucket.allow(now, u64::MAX, u64::MAX)),
@@ -182,12 +187,24 @@ impl Keys {
         }
     }
 
+    /// How many instances use limits that are shared.
+    pub(crate) fn set_company(&mut self, company: u64) {
+        self.company = company;
+        for (_, state) in &mut self.table {
+            state.taught.iter_mut().filter(|taught| taught.company > 0).for_each(|taught| taught.company = company);
+        }
+    }
+
+    pub(crate) fn company(&self) -> u64 {
+        self.company
+    }
+
     /// Holds every shared limit to what is this instance's at `now`. When that changes next.
     pub(crate) fn hold_to_shares(&mut self, now: u64) -> u64 {
         self.table.iter_mut().map(|(_, state)| state.hold_to_shares(now)).min().unwrap_or(u64::MAX)
     }
 
-    fn is_shared(&self, id: LimitsId) -> bool {
+    pub(crate) fn is_shared(&self, id: LimitsId) -> bool {
         self.stated.get(&id).is_some_and(|stated| stated.shared)
     }
 
@@ -222,6 +239,7 @@ impl Keys {
     pub(crate) fn absorb(&mut self, other: Self) -> HashMap<KeyIndex, KeyIndex, RandomState> {
         self.stated.extend(other.stated);
         self.deeds = self.deeds.max(other.deeds);
+        self.company = self.company.max(other.company);
         let mut moved = HashMap::with_hasher(RandomState::default());
         for (old, state) in other.table {
             let key = state.key;
@@ -261,7 +279,8 @@ impl Keys {
         let guard = self.guard;
         let buckets = self.stated(key.limits).iter().map(|&limit| Bucket::new(limit, guard, now)).collect();
         let teaching = self.teaching(key.limits);
-        let taught = teaching.map(|teaching| Box::new(Taught::new(now, teaching, self.stated(key.limits))));
+        let company = if self.is_shared(key.limits) { self.company } else { 0 };
+        let taught = teaching.map(|teaching| Box::new(Taught::new(now, teaching, self.stated(key.limits), company)));
         let shares = match self.is_shared(key.limits) {
             true => self.stated(key.limits).iter().map(|&limit| Share::of_stranger(limit)).collect(),
             false => Box::default(),
@@ -323,7 +342,8 @@ impl KeyState {
             bucket.allow(now, share.at(now), share.hoped);
             share.changes(now)
         });
-        changes.min().unwrap_or(u64::MAX)
+        let taught = self.taught.iter_mut().map(|taught| taught.hold_to_shares(now));
+        changes.chain(taught).min().unwrap_or(u64::MAX)
     }
 
     /// The limits are others now: what it holds of one that stays, it holds on.

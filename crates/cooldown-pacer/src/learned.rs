@@ -1,12 +1,15 @@
 //! One limit that an upstream has told of: a bucket like a configured one where amount and period are known, and what it
 //! said is left.
 
+use std::time::Duration;
+
 use crate::bucket::Bucket;
 use crate::cost::{Cost, Unit};
 use crate::history::History;
 use crate::limit::{LARGEST_AMOUNT, LONGEST_PERIOD, Limit, Rate, SHORTEST_PERIOD};
 use crate::observation::{Refill, Told};
 use crate::reading::{Reading, Remainder};
+use crate::share::Share;
 use crate::time::nanos;
 
 const MINUTE: u64 = 60_000_000_000;
@@ -17,6 +20,13 @@ const LEAST_BELIEF: u64 = 10 * MINUTE;
 const LONG_PERIOD: u64 = 60 * MINUTE;
 /// Inferred periods differ by this part of themselves and are the same.
 const ALIKE: u64 = 20;
+
+/// Other instances are told of the same limit no more often than this, unless it is another one.
+const QUIET: u64 = 1_000_000_000;
+/// What is left is worth telling where it is less than what was believed by more than this part of the limit.
+const SURPRISE: u64 = 20;
+/// However small a share is, no more leaves from all than so much for each one that leaves here.
+const LARGEST_CROWD: f64 = 1000.0;
 
 /// A limit that was told.
 #[derive(Debug, Clone)]
@@ -31,12 +41,22 @@ pub(crate) struct Learned {
     expires: u64,
     /// The amount that was last announced.
     announced: u64,
+    /// What this instance holds of it; `None` where no other one uses it.
+    pub(crate) share: Option<Share>,
+    /// How much leaves from all instances while one unit leaves from here, as far as one knows: what is left is left for
+    /// all of them.
+    pub(crate) crowd: f64,
+    /// When this instance last heard of it from the upstream itself, and when it last told the others.
+    heard: u64,
+    spread: u64,
 }
 
 /// An answered request, and those that wait for the same key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Answered {
     pub(crate) now: u64,
+    /// Whether another instance sent it. Then only the time tells what left before it.
+    pub(crate) elsewhere: bool,
     /// The number of its permit.
     pub(crate) nth: u64,
     /// When it left.
@@ -78,7 +98,19 @@ impl Sense {
 
 impl Learned {
     pub(crate) fn new(sense: &Sense) -> Self {
-        Self { unit: sense.unit, period: sense.period, bucket: None, reading: None, nth: 0, expires: 0, announced: 0 }
+        Self {
+            unit: sense.unit,
+            period: sense.period,
+            bucket: None,
+            reading: None,
+            nth: 0,
+            expires: 0,
+            announced: 0,
+            share: None,
+            crowd: 1.0,
+            heard: 0,
+            spread: 0,
+        }
     }
 
     /// Whether this is the limit that a response speaks of.
@@ -103,7 +135,7 @@ impl Learned {
         if let Some((known, told)) = self.period.zip(sense.period)
             && is_other(known, told)
         {
-            (self.period, self.bucket, self.announced) = (Some(told), None, 0);
+            (self.period, self.bucket, self.announced, self.share) = (Some(told), None, 0, None);
         }
     }
 
@@ -126,13 +158,71 @@ impl Learned {
         if let Some((amount, period)) = sense.amount.zip(self.period) {
             self.allow(answered, amount, period, history);
         }
-        if let Some(left) = sense.left
-            && let Some(after) = history.after(answered.nth, self.unit)
-        {
-            self.read(answered, left, after, sense);
+        if let Some(left) = sense.left {
+            match answered.elsewhere {
+                true => history
+                    .later_than(answered.at, self.unit)
+                    .into_iter()
+                    .for_each(|after| self.read(answered, left, after.into_iter(), sense)),
+                false => history
+                    .after(answered.nth, self.unit)
+                    .into_iter()
+                    .for_each(|after| self.read(answered, left, after, sense)),
+            }
         }
-        self.expires = answered.now.saturating_add(self.lifetime());
+        // What others were told is believed for as long as they may believe it.
+        let since = if answered.elsewhere { answered.at } else { answered.now };
+        self.expires = self.expires.max(since.saturating_add(self.lifetime()));
+        if !answered.elsewhere {
+            self.heard = answered.now;
+        }
         self.announce()
+    }
+
+    /// The share of it that is this instance's from now on, or what is left of that at `now`. When it changes next.
+    pub(crate) fn hold_to_share(&mut self, now: u64) -> u64 {
+        let (Some(share), Some(bucket)) = (&self.share, &mut self.bucket) else { return u64::MAX };
+        bucket.allow(now, share.at(now), share.hoped);
+        let Bucket::Rate(rate) = bucket else { return u64::MAX };
+        self.crowd = (rate.rate.amount() as f64 / rate.hoped.max(1) as f64).clamp(1.0, LARGEST_CROWD);
+        share.changes(now)
+    }
+
+    /// No other instance uses it any more.
+    pub(crate) fn keep_to_itself(&mut self, now: u64) {
+        (self.share, self.crowd) = (None, 1.0);
+        self.bucket.iter_mut().for_each(|bucket| bucket.allow(now, u64::MAX, u64::MAX));
+    }
+
+    /// Whether others should hear at once what was just told: a limit that is news, or less left than they believe.
+    pub(crate) fn is_worth_telling(&mut self, now: u64, is_news: bool, left: Option<u64>) -> bool {
+        let is_quiet = self.spread > 0 && now.saturating_sub(self.spread) < QUIET;
+        let is_told = is_news || !is_quiet && left.is_some_and(|left| self.is_surprise(left));
+        if is_told {
+            self.spread = now;
+        }
+        is_told
+    }
+
+    fn is_surprise(&self, left: u64) -> bool {
+        let Some(Bucket::Rate(rate)) = &self.bucket else { return left == 0 };
+        let room = rate.window.amount().saturating_sub(rate.window.used()) as f64 * self.crowd;
+        ((left + rate.rate.amount() / SURPRISE) as f64) < room
+    }
+
+    /// All that this instance knows of it from the upstream itself, and how long ago it heard it.
+    pub(crate) fn tell(&self, now: u64) -> Option<(Told, u64)> {
+        if self.heard == 0 || self.is_over(now) {
+            return None;
+        }
+        let (left, refill) = match self.reading.as_ref().filter(|reading| !reading.is_over(now)) {
+            Some(reading) => (Some(reading.tell(now).0), reading.tell(now).1),
+            None => (None, None),
+        };
+        let (amount, period) = (self.amount(), self.period.map(Duration::from_nanos));
+        // What is left is as of now, however long the limit is known.
+        let ago = if left.is_some() { 0 } else { now.saturating_sub(self.heard) };
+        Some((Told { unit: self.unit, amount, period, left, refill }, ago))
     }
 
     /// The limit is `amount` per `period`.
@@ -150,6 +240,8 @@ impl Learned {
         };
         if let Some(limit) = rate(self.unit, next, nanos(known.period())) {
             bucket.retune(now, limit, answered.guard);
+            self.share.iter_mut().for_each(|share| share.shrink(known.amount(), next));
+            self.hold_to_share(now);
         }
     }
 
@@ -158,6 +250,8 @@ impl Learned {
         let now = answered.now;
         let guard = answered.guard.saturating_add(self.period.unwrap_or(0) / 1000);
         let told = Remainder { left, amount: sense.amount, period: self.period, refill: sense.refill, guard };
+        let crowd = self.crowd;
+        let after = after.map(|(at, share)| (at, of_all(share, crowd)));
         let newer = Reading::new(now, answered.at, after, &told);
         match &mut self.reading {
             Some(reading) if !reading.is_over(now) => reading.follow(now, newer),
@@ -201,21 +295,23 @@ impl Learned {
     pub(crate) fn earliest(&self, cost: &Cost) -> u64 {
         let share = self.share_of(cost);
         let bucket = self.bucket.as_ref().map_or(0, |bucket| bucket.earliest(share));
-        let reading = self.reading.as_ref().map_or(0, |reading| reading.earliest(0, share, 0));
+        let reading = self.reading.as_ref().map_or(0, |reading| reading.earliest(0, of_all(share, self.crowd), 0));
         bucket.max(reading).min(self.expires)
     }
 
     pub(crate) fn earliest_after(&self, now: u64, cost: &Cost, taken: &Cost) -> u64 {
         let (share, taken) = (self.share_of(cost), self.share_of(taken));
         let bucket = self.bucket.as_ref().map_or(0, |bucket| bucket.earliest_after(now, share, taken));
-        let reading = self.reading.as_ref().map_or(0, |reading| reading.earliest(now, share, taken));
+        let of_all = |share| of_all(share, self.crowd);
+        let reading = self.reading.as_ref().map_or(0, |reading| reading.earliest(now, of_all(share), of_all(taken)));
         bucket.max(reading).min(self.expires)
     }
 
     /// When the upstream will have said that enough is left, after others.
     pub(crate) fn departure(&self, now: u64, ahead: &Cost, cost: &Cost) -> u64 {
         let reading = self.reading.as_ref().filter(|_| !self.is_over(now));
-        reading.map_or(now, |reading| reading.departure(now, ahead.get(self.unit), self.share_of(cost)))
+        let of_all = |share| of_all(share, self.crowd);
+        reading.map_or(now, |reading| reading.departure(now, of_all(ahead.get(self.unit)), of_all(self.share_of(cost))))
     }
 
     pub(crate) fn expire(&mut self, now: u64) {
@@ -228,7 +324,7 @@ impl Learned {
     pub(crate) fn take(&mut self, now: u64, due: u64, cost: &Cost) {
         let share = self.share_of(cost);
         if let Some(reading) = &mut self.reading {
-            reading.take(now, share);
+            reading.take(now, of_all(share, self.crowd));
         }
         if let Some(bucket) = &mut self.bucket {
             bucket.take(now, due, share);
@@ -248,7 +344,7 @@ impl Learned {
         if nth > self.nth
             && let Some(reading) = &mut self.reading
         {
-            reading.settle(share, actual);
+            reading.settle(of_all(share, self.crowd), of_all(actual, self.crowd));
         }
         if let Some(bucket) = &mut self.bucket {
             bucket.settle(now, at, share, actual);
@@ -262,8 +358,13 @@ impl Learned {
     }
 }
 
+/// What leaves from all instances while so much leaves from this one.
+fn of_all(share: u64, crowd: f64) -> u64 {
+    if crowd > 1.0 { (share as f64 * crowd) as u64 } else { share }
+}
+
 fn rate(unit: Unit, amount: u64, period: u64) -> Option<Limit> {
-    Rate::new(unit, amount, std::time::Duration::from_nanos(period)).ok().map(Limit::from)
+    Rate::new(unit, amount, Duration::from_nanos(period)).ok().map(Limit::from)
 }
 
 /// A bucket that has been there all along, as far as is remembered.

@@ -4,6 +4,7 @@ use crate::ask::{Key, Permit};
 use crate::bucket::Bucket;
 use crate::cooldown::{Closing, TurnedAway};
 use crate::cost::Unit;
+use crate::hearsay::Said;
 use crate::keys::{KeyIndex, KeyState};
 use crate::learned::{Answered, Sense};
 use crate::observation::{Lesson, Observation, Told};
@@ -22,13 +23,17 @@ impl Pacer {
             }
             Observation::Refused { key, unit, until } => {
                 let explained = self.widen_guards(now, permit, unit);
-                self.turn_away(now, permit, key, until, |state, away, first| {
+                let lesson = self.turn_away(now, permit, key, until, |state, away, first| {
                     let (waiting, taught) = (state.waiting, state.taught.as_mut());
                     taught.into_iter().for_each(|taught| match first {
                         true => taught.cut(now, away, unit, explained, waiting),
                         false => taught.stays_closed(now, away),
                     });
-                })
+                });
+                if lesson.is_some() {
+                    self.tell_found(now, key);
+                }
+                lesson
             }
             Observation::Closed { key, until } => self.turn_away(now, permit, key, until, |_, _, _| {}),
             Observation::Told { key, told } => self.hear(now, permit, key, &told),
@@ -98,7 +103,16 @@ impl Pacer {
     }
 
     fn hear(&mut self, now: u64, permit: &Permit, key: Key, told: &Told) -> Option<Lesson> {
-        self.hear_as_of(now, permit.nth, permit.at, key, told)
+        let lesson = self.hear_as_of(now, permit.nth, permit.at, key, told);
+        let is_told = self.keys.is_shared(key.limits)
+            && self.index_of(now, key).is_some_and(|index| {
+                let taught = self.keys.get_mut(index).taught.as_mut();
+                taught.is_some_and(|taught| taught.is_worth_telling(now, told, lesson.is_some()))
+            });
+        if is_told {
+            self.tell(key, Said::Told(*told), now.saturating_sub(permit.at));
+        }
+        lesson
     }
 
     /// The answer to the request of permit `nth`, which left at `at`, told of a limit.
@@ -108,7 +122,7 @@ impl Pacer {
         let index = self.index_of(now, key)?;
         let state = self.keys.get_mut(index);
         let (waiting, typical) = (state.waiting, state.typical());
-        let answered = Answered { now, nth, at, waiting, typical, guard };
+        let answered = Answered { now, elsewhere: false, nth, at, waiting, typical, guard };
         let limit = state.taught.as_mut()?.hear(&answered, &sense);
         if limit.is_some() {
             self.keys.plan_ahead(now, index);

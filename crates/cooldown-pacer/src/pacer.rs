@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::ask::{Admission, Ask, Departure, Key, LimitsId, Permit, Refusal, Spent, Ticket, Why};
 use crate::bucket::Bucket;
 use crate::cost::{Cost, Unit};
+use crate::hearsay::Hearsay;
 use crate::keys::{KeySet, Keys};
 use crate::limit::Limit;
 use crate::line::{Ages, Joining, Line, Place};
@@ -61,6 +62,8 @@ pub struct Pacer {
     next: u64,
     /// When a share of a limit that other instances use too lapses next.
     pub(crate) lapses: u64,
+    /// What was learned and other instances have not been told yet.
+    pub(crate) hearsay: Vec<Hearsay>,
 }
 
 /// How an upstream is met that may have limits which nobody has stated.
@@ -92,6 +95,7 @@ impl Pacer {
             now: 0,
             next: u64::MAX,
             lapses: u64::MAX,
+            hearsay: Vec::new(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What an upstream said is left of a limit, brought forward: what left since is gone, what comes back is there again.
 
+use std::time::Duration;
+
 use crate::observation::Refill;
 use crate::time::nanos;
 
@@ -63,6 +65,18 @@ impl Reading {
     pub(crate) fn empty(&mut self, now: u64) {
         self.level = self.level_at(now).min(0.0);
         self.at = now;
+    }
+
+    /// How it would be told at `now`: what is left, and when there is more.
+    pub(crate) fn tell(&self, now: u64) -> (u64, Option<Refill>) {
+        let refill = match self.returns {
+            Returns::Steadily { rate, cap } => {
+                Some(Refill::Steadily(Duration::from_nanos(time((cap - self.level_at(now)).max(0.0), rate))))
+            }
+            Returns::AtOnce(instant) => Some(Refill::AtOnce(Duration::from_nanos(instant.saturating_sub(now)))),
+            Returns::Unknown => None,
+        };
+        (self.level_at(now).max(0.0) as u64, refill)
     }
 
     pub(crate) fn is_over(&self, now: u64) -> bool {
@@ -177,8 +191,6 @@ fn time(missing: f64, rate: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn steadily(left: u64) -> Remainder {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::cost::Unit;
 use crate::limit::{LARGEST_AMOUNT, Rate};
 use crate::pace::Pace;
+use crate::share::{PARTS, Share, Usage};
 use crate::time::nanos;
 
 const SECOND: u64 = 1_000_000_000;
@@ -43,8 +44,15 @@ const LEAST_CYCLE: u64 = 5 * SECOND;
 const SHORT_PAUSE: u64 = SECOND;
 /// No pause says more than one of this length.
 const LONGEST_PAUSE: u64 = 10 * MINUTE;
+/// An hour: rates are told in requests an hour.
+const HOUR: f64 = 60.0 * MINUTE as f64;
+/// No part of a rate is smaller.
+const LEAST_PART: f64 = 1e-4;
+/// Who had nothing leave by it for so long does not use it.
+const UNUSED: u64 = 2 * SECOND;
 
-/// A rate of requests that is being found.
+/// A rate of requests that is being found. Where several instances use it, it is the rate of all of them together: this one
+/// has a part of it, and what it counts stands for as much of what all do.
 #[derive(Debug, Clone)]
 pub(crate) struct Search {
     /// What has been aimed at since the last cut, per nanosecond.
@@ -69,6 +77,11 @@ pub(crate) struct Search {
     taken: u64,
     taken_at: u64,
     pace: Pace,
+    /// The part of the rate that is this instance's, and what it holds for that; `None` where no other one uses it.
+    part: f64,
+    pub(crate) share: Option<Share>,
+    /// How many wait.
+    waiting: u32,
 }
 
 /// How many had been taken at an instant.
@@ -89,9 +102,11 @@ impl Mark {
 impl Search {
     /// Starts from the rate a second at which requests were taken before one that left at `at` was refused. `taken` had
     /// been taken before it.
-    pub(crate) fn new(now: u64, at: u64, rate: f64, taken: u64, waiting: u32) -> Self {
-        let aim = (rate / SECOND as f64).clamp(1.0 / SECOND as f64, FASTEST);
-        let mut pace = Pace::smooth(aim * CUT, BURST, now);
+    /// Where other instances use it too, `share` is this one's.
+    pub(crate) fn new(now: u64, at: u64, rate: f64, taken: u64, waiting: u32, share: Option<Share>) -> Self {
+        let part = share.map_or(1.0, |share| part(share.at(now)));
+        let aim = (rate / part / SECOND as f64).clamp(1.0 / SECOND as f64, FASTEST);
+        let mut pace = Pace::smooth(aim * CUT * part, BURST, now);
         pace.take(now, BURST);
         pace.line_up(now, 1, waiting);
         Self {
@@ -108,6 +123,9 @@ impl Search {
             taken,
             taken_at: now,
             pace,
+            part,
+            share,
+            waiting,
         }
     }
 
@@ -132,7 +150,70 @@ impl Search {
             taken: 0,
             taken_at: now,
             pace,
+            part: 1.0,
+            share: None,
+            waiting: 0,
         }
+    }
+
+    /// Another instance was refused, or remembers that it was: all together send so many requests an hour from now on, of
+    /// which `share` are this one's. So many were taken here.
+    pub(crate) fn told(now: u64, an_hour: u64, taken: u64, waiting: u32, share: Share) -> Self {
+        let rate = (an_hour as f64 / HOUR * SECOND as f64 / CUT).max(f64::MIN_POSITIVE);
+        let own = rate * part(share.at(now));
+        let search = Self::new(now, now, own, taken, waiting, Some(share));
+        Self { guessed: false, probes: false, ..search }
+    }
+
+    /// Another instance was refused at this one's rate, or a lower one: what all together send from now on.
+    pub(crate) fn hear(&mut self, now: u64, an_hour: u64) {
+        let told = (an_hour as f64 / HOUR).clamp(SLOWEST, FASTEST);
+        if told < self.rate(now) {
+            self.aim = (told / CUT).clamp(SLOWEST, FASTEST);
+            (self.back, self.cut_at, self.guessed) = (0.0, now, false);
+            self.cycle = Mark { at: now, taken: self.taken };
+            self.set_pace(now);
+        }
+    }
+
+    /// What all together send, in requests an hour.
+    pub(crate) fn an_hour(&self, now: u64) -> u64 {
+        ((self.rate(now) * HOUR) as u64).max(1)
+    }
+
+    /// Whether a request left by it lately.
+    pub(crate) fn is_in_use(&self, now: u64) -> bool {
+        now.saturating_sub(self.taken_at) < IDLE / 2
+    }
+
+    /// The part of it that is this instance's from now on, or what is left of that at `now`. When it changes next.
+    pub(crate) fn hold_to_share(&mut self, now: u64) -> u64 {
+        let Some(share) = self.share else { return u64::MAX };
+        self.part = part(share.at(now));
+        self.set_pace(now);
+        share.changes(now)
+    }
+
+    /// No other instance uses it any more.
+    pub(crate) fn keep_to_itself(&mut self, now: u64) {
+        (self.part, self.share) = (1.0, None);
+        self.set_pace(now);
+    }
+
+    /// What it says of its use where it is shared. A part of a rate can be given back at any time.
+    pub(crate) fn usage(&self, now: u64, weight: u64) -> Usage {
+        let is_used = self.waiting > 0 || now.saturating_sub(self.taken_at) < UNUSED;
+        let waiting = if self.waiting > 0 { u64::from(PARTS) } else { 0 };
+        Usage { used: u64::from(is_used), recent: 0, waiting, largest: u64::from(self.waiting.min(1)), weight }
+    }
+
+    fn set_pace(&mut self, now: u64) {
+        self.pace.set_rate(now, self.rate(now) * self.part);
+    }
+
+    /// What this instance took from one mark on, in terms of what all did.
+    fn accepted(&self, since: Mark, at: u64, taken: u64) -> f64 {
+        since.rate_until(at, taken) / self.part
     }
 
     /// Requests a nanosecond.
@@ -140,14 +221,14 @@ impl Search {
         let passed = self.back - 1.0;
         let passed = if passed > 0.0 { passed / CAUTION } else { passed };
         let rate = self.aim * (1.0 + (1.0 - CUT) * passed * passed * passed);
-        let accepted = self.cycle.rate_until(now, self.taken);
+        let accepted = self.accepted(self.cycle, now, self.taken);
         rate.min(GREED * self.aim.max(accepted)).clamp(SLOWEST, FASTEST)
     }
 
     /// The upstream refused a request that left at `at`, before which `taken` had been taken: too much was tried.
     pub(crate) fn cut(&mut self, now: u64, at: u64, taken: u64) {
         let rate = self.rate(now);
-        let accepted = self.cycle.rate_until(at, taken).min(rate);
+        let accepted = self.accepted(self.cycle, at, taken).min(rate);
         self.begins = accepted > 0.0;
         if self.begins {
             self.aim = (accepted + (rate - accepted) * HOPE).clamp(SLOWEST, FASTEST);
@@ -159,7 +240,7 @@ impl Search {
         }
         self.highest = self.highest.max(self.aim);
         (self.back, self.cut_at, self.taken, self.probes) = (0.0, at, taken, true);
-        self.pace.set_rate(now, self.rate(now));
+        self.set_pace(now);
     }
 
     /// A request that left at `at` to try whether there is room again was refused. Where that takes long, much was
@@ -170,10 +251,10 @@ impl Search {
         if at.saturating_sub(self.cut_at) < LEAST_CYCLE {
             return;
         }
-        let lasts = self.last_cycle.rate_until(at, taken);
+        let lasts = self.accepted(self.last_cycle, at, taken);
         self.aim = self.aim.min(lasts.max(self.floor));
         self.begins = true;
-        self.pace.set_rate(now, self.rate(now));
+        self.set_pace(now);
     }
 
     pub(crate) fn earliest(&self) -> u64 {
@@ -203,14 +284,14 @@ impl Search {
             self.back += held / (RETURN / self.rate(now)).clamp(SOONEST_RETURN, LATEST_RETURN);
         }
         self.taken_at = now;
-        self.pace.set_rate(due, self.rate(now));
+        self.pace.set_rate(due, self.rate(now) * self.part);
         self.pace.take(due, 1);
     }
 
     /// The first request after a refusal leaves.
     fn probe(&mut self, now: u64) {
         if std::mem::take(&mut self.guessed) {
-            let counted = self.taken.saturating_sub(self.last_cycle.taken) as f64 / SECOND as f64;
+            let counted = self.taken.saturating_sub(self.last_cycle.taken) as f64 / SECOND as f64 / self.part;
             self.aim = counted.clamp(self.aim, self.aim * WRONG_GUESS).min(FASTEST);
             self.highest = self.aim;
         }
@@ -226,10 +307,12 @@ impl Search {
     }
 
     pub(crate) fn line_up(&mut self, now: u64) {
+        self.waiting += 1;
         self.pace.line_up(now, 1, 1);
     }
 
     pub(crate) fn leave_line(&mut self, now: u64) {
+        self.waiting = self.waiting.saturating_sub(1);
         self.pace.leave_line(now, 1);
     }
 
@@ -259,13 +342,18 @@ impl Search {
     }
 }
 
+/// The part of a rate that so many of its parts are.
+fn part(parts: u64) -> f64 {
+    (parts as f64 / f64::from(PARTS)).clamp(LEAST_PART, 1.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Twenty of a crowd were taken in a moment, and then it was closed for a second.
     fn after_a_crowd_of_twenty() -> Search {
-        let mut search = Search::new(SECOND / 10, SECOND / 20, 20.0, 20, 30);
+        let mut search = Search::new(SECOND / 10, SECOND / 20, 20.0, 20, 30, None);
         search.take(SECOND, SECOND, SECOND, 20);
         search
     }
@@ -283,7 +371,7 @@ mod tests {
 
     #[test]
     fn of_a_crowd_whoever_is_refused_first_is_not_all_that_is_known() {
-        let mut search = Search::new(SECOND / 10, SECOND / 20, 9.0, 9, 30);
+        let mut search = Search::new(SECOND / 10, SECOND / 20, 9.0, 9, 30, None);
         search.take(SECOND / 5, SECOND / 5, SECOND / 5, 20);
         assert!(a_second(&search, SECOND) >= 0.9 * 20.0, "{} a second", a_second(&search, SECOND));
     }
@@ -303,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_pause_that_lasts_shows_how_long_the_period_is() {
-        let mut search = Search::new(2 * SECOND, SECOND, 60.0, 60, 30);
+        let mut search = Search::new(2 * SECOND, SECOND, 60.0, 60, 30, None);
         for at in [2, 7, 14, 26, 51].map(|seconds| seconds * SECOND) {
             search.take(at, at, at, 60);
             search.stays_closed(at, at, 60);

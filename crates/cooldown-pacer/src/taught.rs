@@ -6,12 +6,14 @@ use crate::ask::{Permit, Spent};
 use crate::bucket::Bucket;
 use crate::cooldown::{Closing, Cooldown, TurnedAway};
 use crate::cost::{Cost, Unit};
+use crate::hearsay::join;
 use crate::history::History;
 use crate::learned::{Answered, Learned, Sense};
 use crate::limit::{Limit, Rate};
 use crate::pacer::Teaching;
 use crate::ramp::Ramp;
 use crate::search::Search;
+use crate::share::{Share, parts};
 
 const SECOND: u64 = 1_000_000_000;
 /// How many limits an upstream may tell of for one key.
@@ -43,10 +45,12 @@ pub(crate) struct Taught {
     /// Cuts that known limits should have prevented, and when the first of them was.
     strikes: u32,
     struck: u64,
+    /// How many instances use these limits; zero where this one is alone.
+    pub(crate) company: u64,
 }
 
 impl Taught {
-    pub(crate) fn new(now: u64, teaching: Teaching, stated: &[Limit]) -> Self {
+    pub(crate) fn new(now: u64, teaching: Teaching, stated: &[Limit], company: u64) -> Self {
         let is_paced = stated.iter().any(|limit| matches!(limit, Limit::Rate(_)));
         let starting = teaching == Teaching::Cautious && !is_paced;
         Self {
@@ -59,6 +63,7 @@ impl Taught {
             lost: 0,
             strikes: 0,
             struck: 0,
+            company,
         }
     }
 
@@ -235,6 +240,13 @@ impl Taught {
         self.start_ramp(now);
     }
 
+    /// Another instance was told that the key is closed until then, when so many permits had been granted here.
+    pub(crate) fn close_too(&mut self, now: u64, until: u64, granted: u64) {
+        self.cooldown.close_too(now, until, granted, self.history.count());
+        self.starting = false;
+        self.start_ramp(now);
+    }
+
     /// A person opens the key.
     pub(crate) fn open_by_hand(&mut self, now: u64) {
         self.cooldown.open_by_hand(now);
@@ -274,7 +286,8 @@ impl Taught {
         // If nothing was taken lately, nothing can be said about the rate: somebody else may have used it all.
         let rate = self.history.rate_before(away.nth, away.at);
         if rate > 0.0 {
-            self.search = Some(Search::new(now, away.at, rate, taken, waiting));
+            let share = (self.company > 0).then(|| Share::of_one_of(self.company, parts()));
+            self.search = Some(Search::new(now, away.at, rate, taken, waiting, share));
             self.start_ramp(now);
         }
     }
@@ -306,10 +319,12 @@ impl Taught {
                 self.learned.len() - 1
             }
         };
+        let company = self.company;
         let learned = &mut self.learned[index];
         let was_known = learned.bucket.is_some();
         let limit = learned.hear(answered, sense, &self.history);
         let is_known = learned.bucket.is_some();
+        join(learned, answered.now, company);
         if sense.unit == Unit::Requests && is_known && !was_known {
             self.search = None;
         }

@@ -39,6 +39,8 @@ pub struct Holder {
     forgotten: Instant,
     floors: u64,
     instances: u64,
+    /// What it has of a limit that all have just become acquainted with, before the store has answered.
+    claim: Option<u64>,
 }
 
 impl Holder {
@@ -59,12 +61,29 @@ impl Holder {
             forgotten: Instant::START,
             floors: 0,
             instances: 1,
+            claim: None,
         }
     }
 
-    /// The limit has changed.
+    /// It is one of so many instances that have all just become acquainted with the limit: it holds an equal part of it,
+    /// unless the store has said by now what it holds.
+    pub fn claim(&mut self, instances: u64) {
+        if self.forgotten != Instant::START {
+            return;
+        }
+        let (part, floor) = self.terms.claim(instances);
+        (self.claim, self.held, self.target, self.floor) = (Some(part), part, part, floor);
+        self.instances = instances.max(1);
+    }
+
+    /// The limit has changed. Of a smaller one it uses no larger part than before.
     pub fn set_terms(&mut self, terms: Terms) {
-        self.terms = terms;
+        let before = std::mem::replace(&mut self.terms, terms).amount;
+        if terms.amount < before {
+            let part = |of: u64| (u128::from(of) * u128::from(terms.amount) / u128::from(before)) as u64;
+            (self.target, self.floor) = (part(self.target), part(self.floor));
+            self.claim = self.claim.map(part);
+        }
     }
 
     /// When to renew next, if nothing else happens: regularly, and soon when there is something to give or much to ask.
@@ -83,10 +102,10 @@ impl Holder {
     /// Gives up what it should and can, and says what it holds now. From here on no more than [`share`](Holder::share) may
     /// be used.
     pub fn renew(&mut self, now: Instant, usage: &Usage) -> Renewal {
-        if now >= self.forgotten {
+        if now >= self.forgotten && self.claim.is_none() {
             self.floor = 0;
         }
-        if now >= self.until {
+        if now >= self.until && self.claim.is_none() {
             self.target = self.floor;
         }
         self.held = self.held.min(self.target).max(usage.used);
@@ -103,6 +122,7 @@ impl Holder {
         self.number += 1;
         self.sent = Some(now);
         (self.held, self.target, self.floor, self.asked) = (usage.used, 0, 0, 0);
+        self.claim = None;
         (self.until, self.forgotten) = (Instant::NEVER, Instant::NEVER);
         self.renewal(0, 0, true)
     }
@@ -114,7 +134,7 @@ impl Holder {
         if self.heard || matches!(answer.outcome, Outcome::Stale | Outcome::Full) {
             return false;
         }
-        self.heard = true;
+        (self.heard, self.claim) = (true, None);
         self.more = answer.held > self.held;
         (self.held, self.target) = (answer.held, answer.target);
         self.floor = answer.floor;
@@ -126,6 +146,9 @@ impl Holder {
 
     /// What the pacer may use now.
     pub fn share(&self) -> Share {
+        if let Some(part) = self.claim {
+            return Share { hoped: part, ..Share::least(part) };
+        }
         if self.forgotten == Instant::START {
             return Share::least(self.terms.stranger());
         }
@@ -217,6 +240,31 @@ mod tests {
         assert_eq!(holder.share().amount, 5);
         holder.renew(at(3_700_000), &Usage::default());
         assert_eq!(holder.share().floor, 0, "in the end the others do not reckon with it");
+    }
+
+    #[test]
+    fn what_is_claimed_is_told_and_held_until_the_store_says_otherwise() {
+        let mut holder = holder();
+        holder.claim(3);
+        assert_eq!(holder.share().amount, 19);
+        let renewal = holder.renew(at(0), &Usage { used: 3, ..Usage::default() });
+        assert_eq!((renewal.held, renewal.floor), (19, 5));
+        assert_eq!(holder.renew(at(60_000), &Usage::default()).held, 19, "nobody has answered");
+        assert!(holder.hear(&answer(2, 20, 12, 5)));
+        holder.claim(2);
+        assert_eq!(holder.share().amount, 12, "now the store has said what it holds");
+    }
+
+    #[test]
+    fn of_a_limit_that_has_become_smaller_no_larger_part_is_used() {
+        let mut holder = holder();
+        holder.renew(at(0), &Usage::default());
+        holder.hear(&answer(1, 40, 30, 6));
+        let rate = Rate::new(Unit::Requests, 20, Duration::from_secs(1)).expect("a rate");
+        holder.set_terms(Terms::new(rate.into(), Duration::ZERO));
+        assert_eq!((holder.share().amount, holder.share().floor), (10, 2));
+        holder.set_terms(terms());
+        assert_eq!(holder.share().amount, 10, "more is for the store to give");
     }
 
     #[test]

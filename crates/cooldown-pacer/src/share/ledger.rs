@@ -10,6 +10,8 @@ use super::terms;
 pub(super) const MOST_INSTANCES: u64 = 1000;
 /// The clock of the machine may jump; between two renewals it moves no further than this, in milliseconds.
 const LONGEST_STEP: u64 = 500;
+/// Parts are told in so many, so that products stay exact.
+const GRAINS: u64 = 4096;
 /// Weights beyond this make no difference, so that products stay exact.
 const LARGEST_WEIGHT: u64 = 4000;
 
@@ -74,7 +76,8 @@ impl Ledger {
         if self.recovers > 0 {
             self.told_floors = self.told_floors.max(renewal.floors);
             let Entry { held, floor, .. } = self.entries[name];
-            return self.answer(Outcome::Recovering, renewal, [held, held, floor], self.told_floors);
+            let target = self.fitting(held, renewal.terms.amount);
+            return self.answer(Outcome::Recovering, renewal, [held, target, floor], self.told_floors);
         }
         let Aim { target, floor, floors } = self.aim(name, renewal);
         let floor = self.give(name, renewal, target, floor);
@@ -179,7 +182,14 @@ impl Ledger {
         fixed += self.entries.values().map(|entry| entry.past).sum::<u64>();
         capacity -= capacity.min(fixed);
         let targets = divide(capacity, &claims, renewal.terms.spare(), self.now / renewal.terms.turn());
-        Aim { target: targets[own], floor: own_floor, floors: floors.min(terms::floors(amount)) }
+        Aim { target: targets[own], floor: own_floor, floors: floors.min(terms::most_floors(amount)) }
+    }
+
+    /// What an instance should come down to while nothing is given: all of what it holds, unless all together hold more
+    /// than there is. That happens where they divided a new limit by themselves, or it has become smaller.
+    fn fitting(&self, held: u64, amount: u64) -> u64 {
+        let all: u64 = self.entries.values().map(|entry| entry.held + entry.past).sum();
+        if all <= amount { held } else { held * (amount * GRAINS / all) / GRAINS }
     }
 
     /// Raises what an instance holds towards its target as far as there is something free, and its floor with it.
@@ -187,7 +197,8 @@ impl Ledger {
         let amount = renewal.terms.amount;
         let held: u64 = self.entries.values().map(|entry| entry.held + entry.past).sum();
         let free = amount.saturating_sub(self.reserve(amount) + self.orphans + held);
-        let floors = self.told_to_others(name).min(terms::floors(amount)).saturating_sub(self.floors() + self.orphans);
+        let floors =
+            self.told_to_others(name).min(terms::most_floors(amount)).saturating_sub(self.floors() + self.orphans);
         let Some(entry) = self.entries.get_mut(name) else { return 0 };
         entry.held += target.saturating_sub(entry.held).min(free);
         let floor = floor.min(entry.held);
@@ -236,12 +247,28 @@ impl Ledger {
     }
 }
 
-/// The floor of one of `all` instances: an equal part of what the busy or the idle ones may have. One unit at least is for
-/// those that come first.
+/// The floor of one of `all` instances: an equal part of what the busy or the idle ones may have. What cannot be divided is
+/// for the busy ones that come first.
 fn floor(amount: u64, want: u64, all: u64, rank: u64) -> u64 {
     if want == 0 {
         return terms::idle_floors(amount) / all;
     }
-    let floors = terms::floors(amount);
-    if floors < all { u64::from(rank < floors) } else { floors / all }
+    let floors = terms::floors(amount, all);
+    floors / all + u64::from(rank < floors % all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floors_are_all_that_they_may_be_to_the_last_unit() {
+        for (amount, all) in [(60, 1), (60, 2), (60, 3), (60, 4), (60, 7), (60, 40), (7, 3), (1_000_000_000, 6)] {
+            let sum: u64 = (0..all).map(|rank| floor(amount, 1, all, rank)).sum();
+            assert_eq!(sum, terms::floors(amount, all), "{amount} for {all}");
+            assert!(sum <= terms::most_floors(amount));
+        }
+        assert!((0..5).map(|rank| floor(60, 1, 5, rank)).sum::<u64>() >= 60 * 3 / 10, "three tenths flow on for ever");
+        assert!(floor(60, 1, 3, 0) <= 5, "without one of three, the others have more than nine tenths");
+    }
 }

@@ -18,12 +18,30 @@ pub use ledger::Ledger;
 pub use message::{Answer, AnswerError, Outcome, Renewal};
 pub use terms::Terms;
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::cost::Unit;
 use crate::limit::Limit;
 use crate::time::Instant;
 
 /// The store's side as a script for Redis and Valkey, which does what [`Ledger`] does. Its one key is the limit's; its
 /// arguments are an instance's name, its boot and [`Renewal::arguments`]. Its reply is read by [`Answer::read`].
 pub const RENEW: &str = include_str!("renew.lua");
+
+/// A found rate has no amount to be divided, so that instances hold parts of it: so many are all of it.
+pub(crate) const PARTS: u32 = 1000;
+
+/// Which limit of a key is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Which {
+    /// The one in this place of the list that was given.
+    Stated(usize),
+    /// The one of this unit and period that the upstream has told of.
+    Told(Unit, Duration),
+    /// The rate that was found by trying. Instances hold parts of it, as if these were a number in flight.
+    Found,
+}
 
 /// What a pacer may use of a limit that other instances use too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,11 +78,28 @@ pub struct Usage {
 impl Share {
     /// The share of an instance that has not reached the store yet.
     pub fn of_stranger(limit: Limit) -> Self {
-        let amount = match limit {
-            Limit::Rate(rate) => rate.amount(),
-            Limit::Concurrency(max) => u64::from(max.get()),
-        };
-        Self::least(terms::stranger(amount))
+        Self::least(terms::stranger(amount(limit)))
+    }
+
+    /// The share of one of so many instances that have all just become acquainted with a limit: an equal part, until the
+    /// store divides it. The store is told of it, so that it is held like any other share.
+    pub fn of_one_of(instances: u64, limit: Limit) -> Self {
+        let part = terms::part(amount(limit), instances);
+        Self { hoped: part, ..Self::least(part) }
+    }
+
+    /// Whether it is such an equal part, which the store has not been told of.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.until == Instant::START && self.hoped != u64::MAX
+    }
+
+    /// The same share of a limit whose amount was `before` and is `now`: no more of it than there was, if that is less.
+    pub(crate) fn shrink(&mut self, before: u64, now: u64) {
+        if now >= before {
+            return;
+        }
+        let part = |of: u64| (u128::from(of) * u128::from(now) / u128::from(before)) as u64;
+        (self.amount, self.floor, self.least) = (part(self.amount), part(self.floor), part(self.least));
     }
 
     /// Whether nothing of the limit was ever lent: what a key has that nobody holds anything of.
@@ -91,5 +126,17 @@ impl Share {
     pub(crate) fn changes(&self, now: u64) -> u64 {
         let ends = [self.until.as_nanos(), self.forgotten.as_nanos()];
         ends.into_iter().filter(|&end| end > now).min().unwrap_or(u64::MAX)
+    }
+}
+
+/// A found rate, as instances share it.
+pub(crate) fn parts() -> Limit {
+    Limit::Concurrency(NonZeroU32::new(PARTS).unwrap_or(NonZeroU32::MIN))
+}
+
+fn amount(limit: Limit) -> u64 {
+    match limit {
+        Limit::Rate(rate) => rate.amount(),
+        Limit::Concurrency(max) => u64::from(max.get()),
     }
 }

@@ -9,7 +9,7 @@ local number, amount, hold, lease_for, forget, recovery, spare, turn_for, said_h
         for i = 3, 18 do numbers[i - 2] = tonumber(ARGV[i]) end
         return numbers
     end)())
-local LONGEST_STEP, LARGEST_WEIGHT = 500, 4000
+local LONGEST_STEP, LARGEST_WEIGHT, GRAINS = 500, 4000, 4096
 local floor_of = math.floor
 
 local function saturating(a, b) return math.max(a - b, 0) end
@@ -225,11 +225,16 @@ local function reserve()
     return saturating(floor_of(amount / 50), silent + store.orphans)
 end
 
+local function floors_of(all)
+    local thousandths = 310
+    if all <= 2 then thousandths = 290 elseif all == 3 then thousandths = 255 end
+    return floor_of(amount * thousandths / 1000)
+end
+
 local function floor_for(wanted, all, rank)
     if wanted == 0 then return floor_of(floor_of(amount / 20) / all) end
-    local floors = floor_of(amount * 29 / 100)
-    if floors < all then return rank < floors and 1 or 0 end
-    return floor_of(floors / all)
+    local floors = floors_of(all)
+    return floor_of(floors / all) + (rank < floors % all and 1 or 0)
 end
 
 local function aim()
@@ -248,7 +253,13 @@ local function aim()
     end
     capacity = saturating(capacity, fixed + sum('past'))
     return divide(capacity, claims, floor_of(store.now / turn_for))[own], own_floor,
-        math.min(floors, floor_of(amount * 29 / 100))
+        math.min(floors, floors_of(4))
+end
+
+local function fitting(held)
+    local all = sum('held') + sum('past')
+    if all <= amount then return held end
+    return floor_of(held * floor_of(amount * GRAINS / all) / GRAINS)
 end
 
 local function told_to_others()
@@ -261,7 +272,7 @@ end
 
 local function give(target, floor)
     local free = saturating(amount, reserve() + store.orphans + sum('held') + sum('past'))
-    local floors = saturating(math.min(told_to_others(), floor_of(amount * 29 / 100)), sum('floor') + store.orphans)
+    local floors = saturating(math.min(told_to_others(), floors_of(4)), sum('floor') + store.orphans)
     local entry = entries[name]
     entry.held = entry.held + math.min(saturating(target, entry.held), free)
     floor = math.min(floor, entry.held)
@@ -284,7 +295,7 @@ if leaves == 1 then return answer(0, 0, 0, 0, 0) end
 local entry = entries[name]
 if store.recovers > 0 then
     store.told_floors = math.max(store.told_floors, known_floors)
-    return answer(1, entry.held, entry.held, entry.floor, store.told_floors)
+    return answer(1, entry.held, fitting(entry.held), entry.floor, store.told_floors)
 end
 local target, floor, floors = aim()
 floor = give(target, floor)

@@ -47,6 +47,12 @@ impl Terms {
         stranger(self.amount)
     }
 
+    /// How much one of so many instances may use that have all just become acquainted with the limit, and its floor.
+    pub(super) fn claim(&self, instances: u64) -> (u64, u64) {
+        let part = part(self.amount, instances);
+        (part, part.min(floors(self.amount, instances) / instances.max(1)))
+    }
+
     /// Milliseconds that the store reckons with a lease after it gave it.
     pub(super) fn lease(&self) -> u64 {
         LEASE.as_millis() as u64 + SLACK + (LEASE.as_millis() as u64 + self.hold) / DRIFT
@@ -84,9 +90,24 @@ pub(super) fn stranger(amount: u64) -> u64 {
     (amount / 200).max(1).min(reserve(amount))
 }
 
-/// What all floors may be together: what goes on for ever when the store is gone, and is lost with an instance for an hour.
-pub(super) fn floors(amount: u64) -> u64 {
-    amount * 29 / 100
+/// An equal part for one of so many instances of what is not kept for strangers.
+pub(super) fn part(amount: u64, instances: u64) -> u64 {
+    ((amount - reserve(amount)) / instances.max(1)).max(1)
+}
+
+/// What all floors may be together: what goes on for ever when the store is gone.
+pub(super) fn most_floors(amount: u64) -> u64 {
+    amount * 310 / 1000
+}
+
+/// The same where there are so many instances. A floor is lost for an hour with the instance that has it: of three, the
+/// others shall have more than nine tenths then; of two, the other one cannot.
+pub(super) fn floors(amount: u64, instances: u64) -> u64 {
+    match instances {
+        0..=2 => amount * 290 / 1000,
+        3 => amount * 255 / 1000,
+        _ => most_floors(amount),
+    }
 }
 
 /// The same of instances that have nothing to do.

@@ -14,5 +14,6 @@ mod reload;
 mod rules;
 mod scenarios;
 mod sharing;
+mod taught;
 mod upstream;
 mod world;

@@ -132,7 +132,7 @@ impl Counting {
     }
 
     /// What is left, and after how long all of it is there.
-    fn left(&self, now: u64) -> Option<Told> {
+    pub(crate) fn left(&self, now: u64) -> Option<Told> {
         let (amount, period, left, full) = match self {
             Self::Sliding { amount, period, log } => {
                 let full = log.back().map_or(0, |&last| last + period - now);
@@ -158,7 +158,7 @@ impl Counting {
     }
 
     /// When there is room again.
-    fn wait(&self, now: u64) -> u64 {
+    pub(crate) fn wait(&self, now: u64) -> u64 {
         match self {
             Self::Sliding { period, log, .. } => log.front().map_or(0, |&first| first + period - now),
             Self::Fixed { period, window, .. } => (window + 1) * period - now,

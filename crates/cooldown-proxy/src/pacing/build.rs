@@ -375,7 +375,9 @@ impl<'a> Build<'a> {
         let name = ListName::Upstream(owner.clone());
         let upstream = self.teach(node, &route.name, name, &route.limits, Teaching::Bold)?;
         self.name(node, Scope::Upstream, &route.name, Label::default(), Key::whole(upstream));
-        self.lists(node, &owner, (&route.name, route.provider), upstream, &Limits::default(), is_open)
+        // What is learned of an upstream is shared as its limits are.
+        let none = Limits { shared: route.limits.shared, ..Limits::default() };
+        self.lists(node, &owner, (&route.name, route.provider), upstream, &none, is_open)
     }
 
     /// The lists of a provider: its limits hold for each key.
@@ -383,7 +385,7 @@ impl<'a> Build<'a> {
         let name = &provider.name;
         let is_open = !provider.limits.iter().any(|limit| matches!(limit, Limit::Rate(_)));
         let owner = Owner::provider(provider);
-        let none = Limits::default();
+        let none = Limits { shared: provider.limits.shared, ..Limits::default() };
         let upstream = self.teach(node, name, ListName::Upstream(owner.clone()), &none, Teaching::Bold)?;
         let mut lists = self.lists(node, &owner, (name, provider.kind), upstream, &provider.limits, is_open)?;
         for (glob, limits) in &provider.model_limits {
@@ -418,7 +420,7 @@ impl<'a> Build<'a> {
         let by_model = provider::usual_scope(kind) == LimitScope::Model;
         let caution = |is_cautious| if is_cautious { Teaching::Cautious } else { Teaching::Bold };
         let key = self.teach(node, name, ListName::Key(owner.clone()), of_key, caution(is_open && !by_model))?;
-        let none = Limits::default();
+        let none = Limits { shared: of_key.shared, ..Limits::default() };
         let model = self.teach(node, name, ListName::Model(owner.clone()), &none, caution(is_open && by_model))?;
         let pool = self.teach(node, name, ListName::Pool(owner.clone()), &none, Teaching::Bold)?;
         Some(Lists { upstream, key, subjects: Vec::new(), model, globs: Vec::new(), pool })

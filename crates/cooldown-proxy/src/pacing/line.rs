@@ -305,15 +305,27 @@ impl Line {
         });
     }
 
-    /// A person opens every key of these limits.
-    pub(super) fn open(self: &Arc<Self>, limits: &[LimitsId]) {
+    /// Another instance was told that a key is closed for so long. Who could go another way does.
+    pub(super) fn close_too(self: &Arc<Self>, key: Key, lasting: Duration) {
         self.decide(|inner, now, _| {
+            inner.pacer.close_too(now, key, now.after(lasting));
+            inner.note_closed(key, lasting);
+            inner.vacate(now, key);
+        });
+    }
+
+    /// A person opens every key of these limits; which of them were closed.
+    pub(super) fn open(self: &Arc<Self>, limits: &[LimitsId]) -> Vec<Key> {
+        self.decide(|inner, now, _| {
+            let mut opened = Vec::new();
             for limits in limits {
                 let closed = inner.pacer.closed(now, *limits);
                 inner.pacer.open(now, *limits);
                 closed.iter().for_each(|closure| inner.note_closed(closure.key, Duration::ZERO));
+                opened.extend(closed.iter().map(|closure| closure.key));
             }
-        });
+            opened
+        })
     }
 
     /// A person pauses a key, or lets it go on. Who could go another way than by a paused one does.

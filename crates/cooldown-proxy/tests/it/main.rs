@@ -39,6 +39,8 @@ mod routing;
 mod sdk;
 mod service;
 mod shared;
+mod shared_learned;
+mod shared_reach;
 mod shutdown;
 mod simulate;
 mod smuggling;

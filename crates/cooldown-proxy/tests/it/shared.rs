@@ -36,7 +36,7 @@ fn sections(upstream: &str, store: &str, instance: &str) -> String {
 
 /// What has to be used where `least` could be. In a strict window what leaves late stays late: on a machine that has more to
 /// do than it can, that is a part of every second.
-fn or_busy(least: f64) -> f64 {
+pub(crate) fn or_busy(least: f64) -> f64 {
     let load = std::fs::read_to_string("/proc/loadavg").ok();
     let load: f64 = load.and_then(|load| load.split(' ').next()?.parse().ok()).unwrap_or(0.0);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -178,8 +178,8 @@ async fn what_a_killed_instance_held_goes_to_the_others_within_10_s() {
     sleep(BEGINS).await;
     binaries[0].signal("KILL");
     sleep(seconds(4)).await;
-    // 91.7 % is there to be had, and over 90 % is used on a quiet machine.
-    reaches(&upstream, or_busy(0.88), seconds(1), 6).await;
+    // 91.7 % is there to be had.
+    reaches(&upstream, or_busy(0.9), seconds(2), 3).await;
     lost.abort_all();
     for load in loads {
         assert_eq!(load.end().await, 0, "errors at clients");
@@ -407,5 +407,6 @@ async fn limits_that_are_not_shared_are_each_instances_own() {
         }
     }
     assert_eq!(upstream.seen().len(), 6);
-    assert!(redis.calls() <= 4, "each has only asked what is closed");
+    // Each has asked what is known, and said that it is there.
+    assert!(redis.calls() <= 8, "{} calls", redis.calls());
 }

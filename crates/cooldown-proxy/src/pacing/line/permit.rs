@@ -66,6 +66,9 @@ impl Permit {
         held.decide(|inner, now, permit| {
             let lesson = inner.pacer.observe(now, permit, observation);
             lesson.iter().for_each(|lesson| inner.note_lesson(now, lesson));
+            if let Some(watch) = &inner.watch {
+                inner.pacer.hearsay().into_iter().for_each(|hearsay| watch.taught(hearsay));
+            }
             if let Some(Lesson::Closed { key, until }) = &lesson {
                 let lasting = until.since(now);
                 inner.watch.iter().for_each(|watch| watch.closed(*key, lasting));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cooldown_pacer::share::{Answer, Holder, Renewal, Share, Terms, Usage};
+use cooldown_pacer::share::{Answer, Holder, Renewal, Share, Terms, Usage, Which};
 use cooldown_pacer::{Instant, Key, Limit};
 
 use super::super::line::Line;
@@ -23,9 +23,10 @@ pub(super) struct Held {
     pub number: u64,
     pub key: Key,
     line: Arc<Line>,
-    nth: usize,
+    which: Which,
     limit: Limit,
     holder: Holder,
+    shape: Shape,
     /// Whether it is held without use, too.
     lasts: bool,
     used: Instant,
@@ -44,6 +45,8 @@ pub(super) enum Look {
     Renew(Renewal),
     /// Nobody uses it any more, and this is to be said.
     Leave(Renewal),
+    /// There is no such limit any more.
+    Gone,
 }
 
 /// What an answer changed.
@@ -56,22 +59,23 @@ pub(super) struct Heard {
 }
 
 impl Held {
-    /// Holds nothing yet of the `nth` limit of a list.
+    /// Holds nothing yet of a limit of a list, which is that at present.
     pub(super) fn new(
         list: &SharedList,
-        (key, nth): (Key, usize),
+        (key, which): (Key, Which),
+        limit: Limit,
         (name, number): (String, u64),
         shape: Shape,
     ) -> Self {
-        let limit = list.limits[nth];
         Self {
             name,
             number,
             key,
             line: Arc::clone(&list.line),
-            nth,
+            which,
             limit,
-            holder: Holder::new(Terms::new(limit, shape.longest), shape.every),
+            holder: Holder::new(shape.terms(which, limit), shape.every),
+            shape,
             lasts: list.lasting.contains(&key),
             used: shape.now,
             due: shape.now,
@@ -79,18 +83,40 @@ impl Held {
         }
     }
 
-    /// The list is another one now, which has the limit as its `nth`.
-    pub(super) fn go_on(&mut self, list: &SharedList, nth: usize, longest: Duration) {
+    /// The list is another one now, of which it is this limit.
+    pub(super) fn go_on(&mut self, list: &SharedList, which: Which, longest: Duration) {
         self.line = Arc::clone(&list.line);
-        (self.nth, self.limit) = (nth, list.limits[nth]);
+        self.which = which;
+        if let Which::Stated(nth) = which {
+            self.limit = list.limits[nth];
+        }
         self.lasts = list.lasting.contains(&self.key);
-        self.holder.set_terms(Terms::new(self.limit, longest));
+        self.shape.longest = longest;
+        self.holder.set_terms(self.shape.terms(which, self.limit));
+    }
+
+    /// Which limit of its key it is.
+    pub(super) fn which(&self) -> Which {
+        self.which
+    }
+
+    /// Takes an equal part of a limit that so many instances have just become acquainted with, unless the store has said
+    /// what it holds.
+    pub(super) fn claim(&mut self, instances: u64) {
+        let Self { holder, .. } = self;
+        holder.claim(instances);
+        self.line.hold(self.key, self.which, self.limit, |_, _, _| (Some(holder.share()), ()));
     }
 
     /// Says what it holds if that is due, having come down to it at the same instant.
     pub(super) fn look(&mut self) -> Look {
-        let Self { holder, used, lasts, limit, .. } = self;
-        let looked = self.line.hold(self.key, (self.nth, *limit), |now, usage| {
+        let Self { holder, used, lasts, limit, shape, which, .. } = self;
+        let expected = *limit;
+        let looked = self.line.hold(self.key, *which, expected, |now, there, usage| {
+            if there != *limit {
+                *limit = there;
+                holder.set_terms(shape.terms(*which, there));
+            }
             let is_used = usage.is_some_and(|usage| usage.used > 0 || usage.waiting > 0);
             let usage = usage.unwrap_or_default();
             if is_used || *lasts {
@@ -106,7 +132,10 @@ impl Held {
             let renewal = holder.renew(now, &usage);
             (Some(holder.share()), Look::Renew(renewal))
         });
-        looked.unwrap_or(Look::Later(self.due.after(RELOADED)))
+        looked.unwrap_or_else(|| match self.which {
+            Which::Stated(_) => Look::Later(self.due.after(RELOADED)),
+            Which::Told(..) | Which::Found => Look::Gone,
+        })
     }
 
     /// When to look after a renewal that is not answered.
@@ -117,7 +146,7 @@ impl Held {
     /// The store answered. `None` if that says nothing any more.
     pub(super) fn hear(&mut self, answer: &Answer) -> Option<Heard> {
         let Self { holder, .. } = self;
-        let due = self.line.hold(self.key, (self.nth, self.limit), |_, usage| match holder.hear(answer) {
+        let due = self.line.hold(self.key, self.which, self.limit, |_, _, usage| match holder.hear(answer) {
             true => (Some(holder.share()), Some(holder.due(&usage.unwrap_or_default()))),
             false => (None, None),
         })??;
@@ -129,7 +158,7 @@ impl Held {
     /// nobody knows what has left: then it is over with its lease.
     pub(super) fn leave(&mut self, comes_back: bool) -> Option<Renewal> {
         let Self { holder, limit, .. } = self;
-        self.line.hold(self.key, (self.nth, *limit), |now, usage| {
+        self.line.hold(self.key, self.which, *limit, |now, _, usage| {
             let renewal = holder.leave(now, &usage.unwrap_or_default());
             let share = if comes_back { Share::of_stranger(*limit) } else { holder.share() };
             (Some(share), renewal)
@@ -147,8 +176,27 @@ pub(super) struct Shape {
     pub now: Instant,
 }
 
+impl Shape {
+    /// A part of a found rate is given back at once, unlike a place in flight.
+    fn terms(&self, which: Which, limit: Limit) -> Terms {
+        let in_flight = if which == Which::Found { Duration::from_secs(1) } else { self.longest };
+        Terms::new(limit, in_flight)
+    }
+}
+
 /// What all instances call a limit of a key, whatever its amount: a key of the store, all of which is one slot of a Cluster.
-pub(super) fn name(prefix: &str, list: &SharedList, subject: u64, nth: usize) -> String {
+pub(super) fn name(prefix: &str, list: &SharedList, subject: u64, which: Which) -> String {
+    let what = match which {
+        Which::Stated(nth) => of_stated(list, nth),
+        // What all instances call by one name is what they were told in the same words, or told each other.
+        Which::Told(unit, period) => format!("told {unit}/{} ms", period.as_millis()),
+        Which::Found => "found".to_owned(),
+    };
+    let list = list.name.replace(['{', '}'], "_");
+    format!("{prefix}:{{{list} {subject:016x} {what}}}")
+}
+
+fn of_stated(list: &SharedList, nth: usize) -> String {
     let limit = list.limits[nth];
     // Of several limits that count the same over the same period the order decides, and that of the amounts is everywhere
     // the same.
@@ -156,8 +204,7 @@ pub(super) fn name(prefix: &str, list: &SharedList, subject: u64, nth: usize) ->
     let alike = list.limits.iter().enumerate().filter(|(_, other)| counts_alike(**other, limit));
     let rank = alike.filter(|(at, other)| is_before(other, *at)).count();
     let number = if rank == 0 { String::new() } else { format!(" #{}", rank + 1) };
-    let list = list.name.replace(['{', '}'], "_");
-    format!("{prefix}:{{{list} {subject:016x} {}{number}}}", kind(limit))
+    format!("{}{number}", kind(limit))
 }
 
 /// Whether two limits are one whose amount may have changed.
@@ -206,16 +253,23 @@ mod tests {
         let (one, _thread) = list(&["10/s", "600/min", "8 concurrent"], "client {a}");
         let (other, _thread) = list(&["9 concurrent", "900/min", "20/s"], "client {a}");
         for (nth, place) in [(0, 2), (1, 1), (2, 0)] {
-            assert_eq!(name("cooldown", &one, 7, nth), name("cooldown", &other, 7, place));
+            assert_eq!(
+                name("cooldown", &one, 7, Which::Stated(nth)),
+                name("cooldown", &other, 7, Which::Stated(place))
+            );
         }
-        assert_eq!(name("cooldown", &one, 7, 0), "cooldown:{client _a_ 0000000000000007 requests/1000 ms}");
+        assert_eq!(
+            name("cooldown", &one, 7, Which::Stated(0)),
+            "cooldown:{client _a_ 0000000000000007 requests/1000 ms}"
+        );
     }
 
     #[test]
     fn limits_that_count_the_same_have_names_of_their_own() {
         let (one, _thread) = list(&["10/s", "20/s"], "x");
         let (other, _thread) = list(&["20/s", "10/s"], "x");
-        assert_eq!(name("p", &one, 0, 0), name("p", &other, 0, 1));
-        assert_ne!(name("p", &one, 0, 0), name("p", &one, 0, 1));
+        let name = |list, nth| name("p", list, 0, Which::Stated(nth));
+        assert_eq!(name(&one, 0), name(&other, 1));
+        assert_ne!(name(&one, 0), name(&one, 1));
     }
 }

@@ -3,12 +3,13 @@
 //! One thread holds what this instance has of each, and renews it at a Redis or Valkey; what an upstream closes is told
 //! there, too. Lines are told what they may use. No request waits for any of it, and nothing here is on its way.
 
-mod closings;
 mod held;
+mod message;
 mod schedule;
 mod standing;
 mod store;
 mod task;
+mod tidings;
 mod watch;
 
 use std::hash::BuildHasher;
@@ -88,6 +89,21 @@ impl Sharing {
     /// What lines tell it by.
     pub(super) fn sharer(&self) -> Sharer {
         self.sharer.clone()
+    }
+
+    /// A person closed a key for so long.
+    pub(super) fn closed(&self, key: Key, lasting: Duration) {
+        self.tell(News::Closed(key, lasting));
+    }
+
+    /// A person opened a key.
+    pub(super) fn opened(&self, key: Key) {
+        self.tell(News::Opened(key));
+    }
+
+    /// A person paused a key, or lets it go on.
+    pub(super) fn paused(&self, key: Key, paused: bool) {
+        self.tell(News::Paused(key, paused));
     }
 
     /// These are the lists that are shared, from now on.

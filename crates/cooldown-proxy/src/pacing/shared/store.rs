@@ -1,4 +1,4 @@
-//! The Redis or Valkey where instances meet: how it is reached, and the three things that it is asked.
+//! The Redis or Valkey where instances meet: how it is reached, and what it is asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use redis::{
 };
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-use super::closings::{Message, Named};
+use super::message::Message;
 use super::{Identity, Shared};
 use crate::config::model::{self, StoreForm};
 
@@ -32,17 +32,19 @@ pub(super) struct Store {
     nodes: Vec<ConnectionInfo>,
     /// How the nodes are spoken to that have the data.
     settings: RedisConnectionInfo,
-    /// The channel of what is closed, and the key that remembers it.
+    /// The channel of what is told, the key that remembers it, and that of who is there.
     channel: String,
-    closed: String,
+    told: String,
+    present: String,
     scripts: Arc<Scripts>,
 }
 
 #[derive(Debug)]
 struct Scripts {
     renew: Script,
-    closed: Script,
-    still_closed: Script,
+    tell: Script,
+    recall: Script,
+    present: Script,
 }
 
 /// A connection, as many questions as are asked at a time. Clones are the same connection.
@@ -57,8 +59,8 @@ pub(super) struct Connected {
     pub connection: Connection,
     /// What the store says by itself.
     pub pushes: UnboundedReceiver<PushInfo>,
-    /// What is closed, and for how long.
-    pub closed: Vec<(Named, Duration)>,
+    /// What holds of what was told.
+    pub told: Vec<Message>,
 }
 
 /// Why the store does not answer, for a person.
@@ -88,18 +90,20 @@ impl Store {
             tls: *tls,
             nodes: nodes.collect(),
             settings,
-            channel: format!("{}:closed", shared.prefix),
-            closed: format!("{}:{{closed}}", shared.prefix),
+            channel: format!("{}:told", shared.prefix),
+            told: format!("{}:{{told}}", shared.prefix),
+            present: format!("{}:{{present}}", shared.prefix),
             scripts: Arc::new(Scripts {
                 renew: Script::new(RENEW),
-                closed: Script::new(include_str!("closed.lua")),
-                still_closed: Script::new(include_str!("still_closed.lua")),
+                tell: Script::new(include_str!("tell.lua")),
+                recall: Script::new(include_str!("recall.lua")),
+                present: Script::new(include_str!("present.lua")),
             }),
         }
     }
 
-    /// Connects, listens, and reads what is closed.
-    pub(super) async fn connect(&self) -> Result<Connected, StoreError> {
+    /// Connects, listens, and reads what was told. What this instance, which is `own`, told itself, it knows.
+    pub(super) async fn connect(&self, own: u64) -> Result<Connected, StoreError> {
         let connecting = async {
             let (told, pushes) = mpsc::unbounded_channel();
             let mut connection = match &self.form {
@@ -108,8 +112,8 @@ impl Store {
                 StoreForm::Cluster => Connection::Many(self.cluster(told).await?),
             };
             connection.subscribe(&self.channel).await?;
-            let closed = self.still_closed(&mut connection).await?;
-            Ok(Connected { connection, pushes, closed })
+            let told = self.recall(&mut connection, own).await?;
+            Ok(Connected { connection, pushes, told })
         };
         tokio::time::timeout(LONGEST_START, connecting).await.map_err(|_| StoreError::Silent)?
     }
@@ -164,23 +168,34 @@ impl Store {
         Answer::read(&reply).map_err(|_| StoreError::Nonsense)
     }
 
-    /// Tells all instances what is closed.
-    pub(super) async fn close(
-        &self,
-        mut connection: Connection,
-        from: u64,
-        (key, left): (Named, Duration),
-    ) -> Result<(), StoreError> {
-        let mut call = self.scripts.closed.key(&self.closed);
-        call.arg(&self.channel).arg(key.text()).arg(left.as_millis() as u64).arg(Message::new(from, key, left).text());
+    /// Tells all instances something, and remembers it for those that come.
+    pub(super) async fn tell(&self, mut connection: Connection, message: &Message) -> Result<(), StoreError> {
+        let mut call = self.scripts.tell.key(&self.told);
+        call.arg(&self.channel).arg(message.about()).arg(message.text());
+        call.arg(message.lasting().as_millis() as u64).arg(u8::from(message.yields()));
         Ok(call.invoke_async::<()>(&mut connection).await?)
     }
 
-    async fn still_closed(&self, connection: &mut Connection) -> RedisResult<Vec<(Named, Duration)>> {
-        let call = self.scripts.still_closed.key(&self.closed);
-        let found: Vec<(Vec<u8>, u64)> = call.invoke_async(connection).await?;
-        let named = |(text, left): (Vec<u8>, u64)| Some((Named::read(&text)?, Duration::from_millis(left)));
-        Ok(found.into_iter().filter_map(named).collect())
+    /// Says that an instance is there for so long, or leaves if that is nothing. How many there are.
+    pub(super) async fn present(
+        &self,
+        mut connection: Connection,
+        identity: &Identity,
+        lasting: Duration,
+    ) -> Result<u64, StoreError> {
+        let (before, after) = Message::around_company();
+        let mut call = self.scripts.present.key(&self.present);
+        call.arg(&self.channel).arg(&identity.name).arg(lasting.as_millis() as u64).arg(before).arg(after);
+        Ok(call.invoke_async(&mut connection).await?)
+    }
+
+    async fn recall(&self, connection: &mut Connection, own: u64) -> RedisResult<Vec<Message>> {
+        let call = self.scripts.recall.key(&self.told);
+        let found: Vec<(Vec<u8>, u64, u64)> = call.invoke_async(connection).await?;
+        let message = |(text, since, left): (Vec<u8>, u64, u64)| {
+            Some(Message::read(&text, own)?.later(Duration::from_millis(since), Duration::from_millis(left)))
+        };
+        Ok(found.into_iter().filter_map(message).collect())
     }
 
     /// Whether a connection looks for other nodes itself when some do not answer.
@@ -266,7 +281,7 @@ mod tests {
             }
         });
         for tls in [false, true] {
-            let why = store(tls, port).connect().await.err().expect("this is no store");
+            let why = store(tls, port).connect(7).await.err().expect("this is no store");
             assert!(!why.to_string().contains("hunter2"), "{why}");
         }
     }
@@ -276,6 +291,6 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         drop(listener);
-        assert!(store(false, port).connect().await.is_err());
+        assert!(store(false, port).connect(7).await.is_err());
     }
 }

@@ -6,22 +6,22 @@ use std::sync::Weak;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use cooldown_pacer::share::{Answer, Outcome, Renewal};
-use cooldown_pacer::{Instant, Key, LimitsId};
+use cooldown_pacer::share::{Answer, Outcome, Renewal, Which};
+use cooldown_pacer::{Instant, Key, Limit, LimitsId};
 use foldhash::fast::RandomState;
-use redis::{FromRedisValue, PushInfo, PushKind};
+use redis::PushInfo;
 use slab::Slab;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinSet;
 
 use super::super::clock::Clock;
 use super::super::line::Line;
-use super::closings::{Closings, Message, Named};
 use super::held::{self, Held, Look, Shape};
+use super::message::Kept;
 use super::schedule::Schedule;
 use super::standing::{Figures, Reach};
 use super::store::{Connected, Connection, Store, StoreError};
-use super::watch::News;
+use super::watch::{News, Taught};
 use super::{Identity, Shared, SharedList};
 use crate::telemetry::{EventKind, Metrics};
 
@@ -35,8 +35,9 @@ const GIVEN_UP: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// The store losing its memory within this time is one event: every limit finds out by itself.
 const ONE_EVENT: Duration = Duration::from_secs(5);
-/// No key stays closed for longer because another instance says so.
-const LONGEST_CLOSING: Duration = Duration::from_secs(86_400);
+/// An instance says so often that it is there, and is taken for gone when it has not for so long.
+const PRESENT: Duration = Duration::from_secs(3);
+const GONE: Duration = Duration::from_secs(10);
 /// How many limits of keys are held that come and go with requests; those beyond are a stranger's.
 const MOST_HELD: usize = 4096;
 /// What is told of an error of the store's.
@@ -44,47 +45,53 @@ const LONGEST_WHY: usize = 200;
 
 /// Everything that the thread knows.
 pub(super) struct Task {
-    store: Arc<Store>,
-    identity: Arc<Identity>,
+    pub(super) store: Arc<Store>,
+    pub(super) identity: Arc<Identity>,
     prefix: String,
     every: Duration,
     longest: Duration,
-    clock: Clock,
-    figures: Arc<Figures>,
-    metrics: Arc<Metrics>,
-    lists: HashMap<LimitsId, SharedList, RandomState>,
+    pub(super) clock: Clock,
+    pub(super) figures: Arc<Figures>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) lists: HashMap<LimitsId, SharedList, RandomState>,
     held: Slab<Held>,
     /// Where what is held of a limit of a key is among `held`.
-    index: HashMap<(Key, usize), usize, RandomState>,
+    index: HashMap<(Key, Which), usize, RandomState>,
     schedule: Schedule,
     /// How many were ever held.
     count: u64,
     /// Lines with keys that somebody waits for, and when they were last looked at.
     calling: Vec<Weak<Line>>,
     looked: Instant,
-    closings: Closings,
-    link: Link,
+    pub(super) kept: Kept,
+    /// When this instance says next that it is there, and when it says again what it has learned.
+    presents: Instant,
+    pub(super) repeats: Instant,
+    /// How many instances there are.
+    company: u64,
+    pub(super) link: Link,
     /// How many connections there were.
-    epoch: u64,
+    pub(super) epoch: u64,
     pushes: UnboundedReceiver<PushInfo>,
-    events: JoinSet<Event>,
+    pub(super) events: JoinSet<Event>,
     answered: Instant,
     forgot: Option<Instant>,
     was_full: bool,
 }
 
 /// How it stands with the connection.
-enum Link {
+pub(super) enum Link {
     Up(Connection),
     Connecting,
     Down { until: Instant },
 }
 
 /// What became of what was asked of the store. Each tells by which connection.
-enum Event {
+pub(super) enum Event {
     Connected(u64, Result<Connected, StoreError>),
     Answered { epoch: u64, slot: usize, number: u64, answer: Result<Answer, StoreError> },
-    Closed(u64, Result<(), StoreError>),
+    Present(u64, Result<u64, StoreError>),
+    Told(u64, Result<(), StoreError>),
 }
 
 impl Task {
@@ -111,8 +118,12 @@ impl Task {
             count: 0,
             calling: Vec::new(),
             looked: Instant::START,
-            closings: Closings::default(),
-            link: Link::Down { until: Instant::START },
+            kept: Kept::default(),
+            presents: Instant::START,
+            repeats: Instant::START,
+            company: 1,
+            // It is reached when there are lists: what it remembers is of them.
+            link: Link::Down { until: Instant::NEVER },
             epoch: 0,
             pushes: unbounded_channel().1,
             events: JoinSet::new(),
@@ -131,9 +142,9 @@ impl Task {
                 told = news.recv() => match told {
                     Some(News::Lists(lists)) => self.state(lists),
                     Some(News::Waits(line)) => self.calling.push(line),
-                    Some(News::Closed(key, lasting)) => self.tell_closed(key, lasting),
                     Some(News::Leave) => return self.leave().await,
                     Some(News::End) | None => return,
+                    Some(news) => self.pass_on(news),
                 },
                 Some(event) = self.events.join_next() => event.into_iter().for_each(|event| self.hear(event)),
                 Some(push) = self.pushes.recv() => self.hear_push(&push),
@@ -146,7 +157,7 @@ impl Task {
     fn next(&self) -> Instant {
         let calls = if self.calling.is_empty() { Instant::NEVER } else { self.looked.after(LOOKS) };
         let own = match &self.link {
-            Link::Up(_) => self.schedule.next().unwrap_or(Instant::NEVER),
+            Link::Up(_) => self.schedule.next().unwrap_or(Instant::NEVER).min(self.presents).min(self.repeats),
             Link::Connecting => Instant::NEVER,
             Link::Down { until } => *until,
         };
@@ -162,7 +173,17 @@ impl Task {
         }
         match &self.link {
             Link::Down { until } if *until <= now => self.connect(),
-            Link::Up(connection) => self.renew(&connection.clone()),
+            Link::Up(connection) => {
+                let connection = connection.clone();
+                self.renew(&connection);
+                if self.presents <= now {
+                    self.presents = now.after(PRESENT);
+                    self.say_present(connection, GONE);
+                }
+                if self.repeats <= now {
+                    self.repeat(now);
+                }
+            }
             _ => {}
         }
     }
@@ -170,8 +191,13 @@ impl Task {
     fn connect(&mut self) {
         self.epoch += 1;
         self.link = Link::Connecting;
-        let (epoch, store) = (self.epoch, Arc::clone(&self.store));
-        self.events.spawn(async move { Event::Connected(epoch, store.connect().await) });
+        let (epoch, store, boot) = (self.epoch, Arc::clone(&self.store), self.identity.boot);
+        self.events.spawn(async move { Event::Connected(epoch, store.connect(boot).await) });
+    }
+
+    fn say_present(&mut self, connection: Connection, lasting: Duration) {
+        let (epoch, store, identity) = (self.epoch, Arc::clone(&self.store), Arc::clone(&self.identity));
+        self.events.spawn(async move { Event::Present(epoch, store.present(connection, &identity, lasting).await) });
     }
 
     /// Renews what is due.
@@ -187,6 +213,7 @@ impl Task {
                     self.say(connection, slot, renewal);
                     self.forget(slot);
                 }
+                Look::Gone => self.forget(slot),
             }
         }
     }
@@ -217,18 +244,40 @@ impl Task {
     fn look_at_callers(&mut self, now: Instant) {
         for line in std::mem::take(&mut self.calling).iter().filter_map(Weak::upgrade) {
             for key in line.asked() {
-                let limits = self.lists.get(&key.limits).map_or(0, |list| list.limits.len());
-                for nth in 0..limits {
-                    match self.index.get(&(key, nth)) {
+                let stated = self.lists.get(&key.limits).map_or(&[][..], |list| &list.limits);
+                let stated = stated.iter().enumerate().map(|(nth, limit)| (Which::Stated(nth), *limit));
+                let stated = stated.map(|(which, limit)| Taught { which, limit, is_claimed: false });
+                let all: Vec<Taught> = stated.chain(line.taught(key)).collect();
+                for Taught { which, limit, is_claimed } in all {
+                    match self.index.get(&(key, which)) {
                         Some(&slot) => self.plan(slot, now.min(self.held[slot].due)),
-                        None => self.hold(now, key, nth),
+                        None => self.hold(now, (key, which), limit, is_claimed),
                     }
                 }
             }
         }
     }
 
-    fn hold(&mut self, now: Instant, key: Key, nth: usize) {
+    /// Holds what upstreams have taught of a key that is in use; or else only what the store must know of.
+    pub(super) fn hold_taught(&mut self, key: Key, is_in_use: bool) {
+        let Some(list) = self.lists.get(&key.limits) else { return };
+        let now = self.clock.now();
+        for Taught { which, limit, is_claimed } in list.line.taught(key) {
+            if (is_in_use || is_claimed) && !self.index.contains_key(&(key, which)) {
+                self.hold(now, (key, which), limit, is_claimed);
+            }
+        }
+    }
+
+    /// There are so many instances now.
+    pub(super) fn set_company(&mut self, company: u64) {
+        self.figures.instances.store(company.max(1), Relaxed);
+        if std::mem::replace(&mut self.company, company.max(1)) != company.max(1) {
+            self.lists.values().for_each(|list| list.line.set_company(self.company));
+        }
+    }
+
+    fn hold(&mut self, now: Instant, (key, which): (Key, Which), limit: Limit, is_claimed: bool) {
         let Some(list) = self.lists.get(&key.limits) else { return };
         if self.held.len() >= MOST_HELD && !list.lasting.contains(&key) {
             if !std::mem::replace(&mut self.was_full, true) {
@@ -240,10 +289,15 @@ impl Task {
             return;
         }
         self.count += 1;
-        let name = held::name(&self.prefix, list, key.subject, nth);
+        let name = held::name(&self.prefix, list, key.subject, which);
         let shape = Shape { every: self.every, longest: self.longest, now };
-        let slot = self.held.insert(Held::new(list, (key, nth), (name, self.count), shape));
-        self.index.insert((key, nth), slot);
+        let mut held = Held::new(list, (key, which), limit, (name, self.count), shape);
+        // Who cannot ask the store has an equal part of what was taught.
+        if !matches!(which, Which::Stated(_)) && (is_claimed || !matches!(self.link, Link::Up(_))) {
+            held.claim(self.company);
+        }
+        let slot = self.held.insert(held);
+        self.index.insert((key, which), slot);
         self.schedule.change(slot, now, now);
         self.figures.limits.store(self.held.len() as u64, Relaxed);
     }
@@ -252,19 +306,28 @@ impl Task {
     fn state(&mut self, lists: Vec<SharedList>) {
         let now = self.clock.now();
         self.lists = lists.into_iter().map(|list| (list.id, list)).collect();
-        let mut found: HashMap<(Key, usize), usize, RandomState> = HashMap::default();
+        if matches!(self.link, Link::Down { until: Instant::NEVER }) {
+            self.link = Link::Down { until: now };
+        }
+        self.lists.values().for_each(|list| list.line.set_company(self.company));
+        let mut found: HashMap<(Key, Which), usize, RandomState> = HashMap::default();
         let slots: Vec<usize> = self.held.iter().map(|(slot, _)| slot).collect();
         let mut gone = Vec::new();
         for slot in slots {
             let held = &mut self.held[slot];
             let place = self.lists.get(&held.key.limits).and_then(|list| {
-                let named = |nth: &usize| held::name(&self.prefix, list, held.key.subject, *nth) == held.name;
-                (0..list.limits.len()).find(named).map(|nth| (list, nth))
+                let stated = (0..list.limits.len()).map(Which::Stated);
+                let which = match held.which() {
+                    Which::Stated(_) => stated.collect(),
+                    taught => vec![taught],
+                };
+                let named = |which: &Which| held::name(&self.prefix, list, held.key.subject, *which) == held.name;
+                which.into_iter().find(named).map(|which| (list, which))
             });
             match place {
-                Some((list, nth)) => {
-                    held.go_on(list, nth, self.longest);
-                    found.insert((held.key, nth), slot);
+                Some((list, which)) => {
+                    held.go_on(list, which, self.longest);
+                    found.insert((held.key, which), slot);
                 }
                 None => gone.push(slot),
             }
@@ -275,12 +338,12 @@ impl Task {
             let before = std::mem::replace(&mut self.held[slot].due, now);
             self.schedule.change(slot, before, now);
         });
-        let lasting = self
-            .lists
-            .values()
-            .flat_map(|list| list.lasting.iter().flat_map(|key| (0..list.limits.len()).map(|nth| (*key, nth))));
-        let new: Vec<(Key, usize)> = lasting.filter(|place| !self.index.contains_key(place)).collect();
-        new.into_iter().for_each(|(key, nth)| self.hold(now, key, nth));
+        let lasting = self.lists.values().flat_map(|list| {
+            let stated = || list.limits.iter().enumerate().map(|(nth, limit)| (Which::Stated(nth), *limit));
+            list.lasting.iter().flat_map(move |key| stated().map(|(which, limit)| ((*key, which), limit)))
+        });
+        let new: Vec<_> = lasting.filter(|(place, _)| !self.index.contains_key(place)).collect();
+        new.into_iter().for_each(|(place, limit)| self.hold(now, place, limit, false));
     }
 
     fn leave_one(&mut self, slot: usize) {
@@ -300,6 +363,7 @@ impl Task {
                 self.say(&connection, slot, renewal);
             }
         }
+        self.say_present(connection, Duration::ZERO);
         // Without it, the store finds out by itself.
         let all = async { while self.events.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(LAST_WORDS, all).await;
@@ -318,19 +382,21 @@ impl Task {
                     self.fail(epoch, &why);
                 }
             },
-            Event::Closed(epoch, Err(why)) => self.fail(epoch, &why),
-            Event::Connected(..) | Event::Closed(_, Ok(())) => {}
+            Event::Present(_, Ok(company)) => self.set_company(company),
+            Event::Present(epoch, Err(why)) | Event::Told(epoch, Err(why)) => self.fail(epoch, &why),
+            Event::Connected(..) | Event::Told(_, Ok(())) => {}
         }
     }
 
     fn connected(&mut self, connected: Connected) {
         let now = self.clock.now();
-        let Connected { connection, pushes, closed } = connected;
+        let Connected { connection, pushes, told } = connected;
         (self.pushes, self.answered) = (pushes, now);
         self.link = Link::Up(connection);
         self.reached();
-        closed.into_iter().for_each(|(key, left)| self.hear_closed(&key, left));
-        self.closings.all(now).into_iter().for_each(|(key, left)| self.say_closed(key, left));
+        told.into_iter().for_each(|message| self.hear_message(message, false));
+        self.repeat(now);
+        self.presents = now;
         let slots: Vec<usize> = self.held.iter().map(|(slot, _)| slot).collect();
         slots.into_iter().for_each(|slot| self.plan(slot, now));
     }
@@ -346,14 +412,13 @@ impl Task {
         }
         let Some(heard) = held.hear(answer) else { return };
         self.plan(slot, heard.due);
-        self.figures.instances.store(answer.instances, Relaxed);
         if heard.forgot {
             self.memory_lost();
         }
     }
 
     /// Something that was asked by a connection came to nothing.
-    fn fail(&mut self, epoch: u64, why: &StoreError) {
+    pub(super) fn fail(&mut self, epoch: u64, why: &StoreError) {
         if epoch != self.epoch || !matches!(self.link, Link::Up(_)) {
             return;
         }
@@ -367,6 +432,11 @@ impl Task {
 
     fn lose(&mut self, why: &StoreError) {
         self.link = Link::Down { until: self.clock.now().after(AGAIN) };
+        // What was taught meanwhile and is not held yet must flow nevertheless.
+        let company = self.company;
+        let taught =
+            self.held.iter_mut().map(|(_, held)| held).filter(|held| !matches!(held.which(), Which::Stated(_)));
+        taught.for_each(|held| held.claim(company));
         self.not_reached(why);
     }
 
@@ -394,6 +464,8 @@ impl Task {
         }
         self.forgot = Some(now);
         self.figures.lost_memories.fetch_add(1, Relaxed);
+        self.repeat(now);
+        self.presents = now;
         self.tell(
             "memory lost",
             "the store of shared limits has lost its memory: nothing is shared anew for a while".to_owned(),
@@ -406,46 +478,5 @@ impl Task {
             _ => tracing::warn!("{text}"),
         }
         self.metrics.events().tell(EventKind::Shared, None, subject, text);
-    }
-
-    /// The upstream closed a key here.
-    fn tell_closed(&mut self, key: Key, lasting: Duration) {
-        let Some(list) = self.lists.get(&key.limits) else { return };
-        let (named, now) = (Named::of(list, key), self.clock.now());
-        self.closings.note(now, named.clone(), now.after(lasting));
-        self.say_closed(named, lasting);
-    }
-
-    fn say_closed(&mut self, key: Named, left: Duration) {
-        let Link::Up(connection) = &self.link else { return };
-        let (epoch, store, connection) = (self.epoch, Arc::clone(&self.store), connection.clone());
-        let boot = self.identity.boot;
-        self.figures.closings_told.fetch_add(1, Relaxed);
-        self.events.spawn(async move { Event::Closed(epoch, store.close(connection, boot, (key, left)).await) });
-    }
-
-    fn hear_push(&mut self, push: &PushInfo) {
-        match (&push.kind, push.data.as_slice()) {
-            (PushKind::Message, [_, message]) => {
-                let text = Vec::<u8>::from_redis_value_ref(message).unwrap_or_default();
-                let heard = Message::read(&text, self.identity.boot);
-                heard.into_iter().for_each(|(key, left)| self.hear_closed(&key, left));
-            }
-            (PushKind::Disconnection, _) => self.fail(self.epoch, &StoreError::Silent),
-            _ => {}
-        }
-    }
-
-    /// An upstream closed a key at another instance.
-    fn hear_closed(&self, named: &Named, left: Duration) {
-        let Some(list) = self.lists.values().find(|list| list.name == named.list) else { return };
-        let left = left.min(LONGEST_CLOSING);
-        list.line.close(Key { limits: list.id, subject: named.subject }, left);
-        self.figures.closings_heard.fetch_add(1, Relaxed);
-        let upstream = list.upstream.as_deref();
-        let seconds = left.as_secs_f64();
-        tracing::info!(upstream, seconds, "closed by the upstream, as another instance was told");
-        let text = format!("closed by the upstream for {seconds:.1} s, as another instance was told");
-        self.metrics.events().tell(EventKind::Closed, upstream, &named.list, text);
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use cooldown_pacer::share::{Share, Usage};
-use cooldown_pacer::{Instant, Key, Limit, LimitsId};
+use cooldown_pacer::share::{Share, Usage, Which};
+use cooldown_pacer::{Hearsay, Instant, Key, Lesson, Limit, LimitsId};
 use foldhash::fast::RandomState;
 
 use super::super::line::Line;
@@ -19,8 +19,14 @@ pub(in crate::pacing) enum News {
     Lists(Vec<SharedList>),
     /// Somebody waits in this line for a limit that is shared.
     Waits(Weak<Line>),
-    /// An upstream closed a key for so long.
+    /// An upstream closed a key for so long, or a person did.
     Closed(Key, Duration),
+    /// A person opened it.
+    Opened(Key),
+    /// A person paused it, or lets it go on.
+    Paused(Key, bool),
+    /// An upstream taught something.
+    Taught(Hearsay),
     /// The proxy ends in good order.
     Leave,
     /// It ends.
@@ -29,6 +35,15 @@ pub(in crate::pacing) enum News {
 
 /// Keys by what was asked of a line.
 pub(super) type Asked = HashSet<Key, RandomState>;
+
+/// What an upstream has taught of a key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taught {
+    pub which: Which,
+    pub limit: Limit,
+    /// Whether this instance has taken an equal part, and the store does not know.
+    pub is_claimed: bool,
+}
 
 /// What a line notes for the thread. All of it happens under the line's lock.
 #[derive(Debug)]
@@ -78,6 +93,13 @@ impl Watch {
         }
     }
 
+    /// The upstream taught something of a key.
+    pub(in crate::pacing) fn taught(&self, hearsay: Hearsay) {
+        if self.lists.contains(&hearsay.key.limits) {
+            self.tell(News::Taught(hearsay));
+        }
+    }
+
     fn tell(&self, news: News) {
         // At its end there is nobody to tell.
         let _ = self.sharer.send(news);
@@ -85,20 +107,52 @@ impl Watch {
 }
 
 impl Line {
-    /// Looks at what this instance does with a limit, the `nth` of a key (`None` for a key that is not in use), and changes
-    /// what it holds of it, both at one instant. `None` if a reload has just put another limit in that place.
+    /// Looks at a limit of a key and what this instance does with it (`None` for a key that is not in use), and changes
+    /// what it holds of it, all at one instant. `None` if there is no such limit, or a reload has just put one that counts
+    /// something else than `expected` in its place.
     pub(super) fn hold<R>(
         self: &Arc<Self>,
         key: Key,
-        (nth, limit): (usize, Limit),
-        change: impl FnOnce(Instant, Option<Usage>) -> (Option<Share>, R),
+        which: Which,
+        expected: Limit,
+        change: impl FnOnce(Instant, Limit, Option<Usage>) -> (Option<Share>, R),
     ) -> Option<R> {
         self.decide(|inner, now, _| {
-            inner.pacer.limits(key.limits).get(nth).filter(|there| counts_alike(**there, limit))?;
-            let usage = inner.pacer.usage(now, key, nth);
-            let (share, told) = change(now, usage);
-            share.into_iter().for_each(|share| inner.pacer.set_share(now, key, nth, share));
+            let limit = inner.pacer.limit(key, which).filter(|there| counts_alike(*there, expected))?;
+            let usage = inner.pacer.usage(now, key, which);
+            let (share, told) = change(now, limit, usage);
+            share.into_iter().for_each(|share| inner.pacer.set_share(now, key, which, share));
             Some(told)
+        })
+    }
+
+    /// What upstreams have taught of a key.
+    pub(super) fn taught(self: &Arc<Self>, key: Key) -> Vec<Taught> {
+        self.decide(|inner, _, _| {
+            let which = inner.pacer.taught_limits(key).into_iter();
+            let taught = |which| {
+                let (limit, is_claimed) = (inner.pacer.limit(key, which)?, inner.pacer.is_claimed(key, which));
+                Some(Taught { which, limit, is_claimed })
+            };
+            which.filter_map(taught).collect()
+        })
+    }
+
+    /// So many instances share limits.
+    pub(super) fn set_company(self: &Arc<Self>, instances: u64) {
+        self.decide(|inner, _, _| inner.pacer.set_company(instances));
+    }
+
+    /// All that upstreams have taught this instance itself of a list of limits.
+    pub(super) fn all_hearsay(self: &Arc<Self>, limits: LimitsId) -> Vec<Hearsay> {
+        self.decide(|inner, now, _| inner.pacer.all_hearsay(now, limits))
+    }
+
+    /// Another instance was taught something; whether somebody waits for the key, and what is worth telling of it.
+    pub(super) fn hear_of(self: &Arc<Self>, hearsay: &Hearsay, is_news: bool) -> (bool, Option<Lesson>) {
+        self.decide(|inner, now, _| {
+            let lesson = inner.pacer.hear_of(now, hearsay, is_news);
+            (inner.pacer.is_waited_for(hearsay.key), lesson)
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -12,10 +13,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::Certificate;
+
 /// A running `redis-server`, or what is called so; killed when dropped.
 pub(crate) struct Redis {
     program: &'static str,
     options: Vec<String>,
+    /// Whether it speaks in the clear.
+    plain: bool,
+    is_sentinel: bool,
     process: Option<Child>,
     port: u16,
     folder: TempDir,
@@ -31,7 +37,8 @@ impl Redis {
     pub(crate) fn start_as(program: &'static str, options: &[&str]) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let folder = TempDir::new().expect("a folder");
-        let mut redis = Self { program, options, process: None, port: free_port(), folder };
+        let mut redis =
+            Self { program, options, plain: true, is_sentinel: false, process: None, port: free_port(), folder };
         redis.come_back();
         redis
     }
@@ -39,7 +46,46 @@ impl Redis {
     /// A port at which nothing answers until [`come_back`](Redis::come_back).
     pub(crate) fn not_started() -> Self {
         let folder = TempDir::new().expect("a folder");
-        Self { program: "redis-server", options: Vec::new(), process: None, port: free_port(), folder }
+        Self {
+            program: "redis-server",
+            options: Vec::new(),
+            plain: true,
+            is_sentinel: false,
+            process: None,
+            port: free_port(),
+            folder,
+        }
+    }
+
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// One that speaks TLS only, with this certificate.
+    pub(crate) fn start_with_tls(certificate: &Certificate) -> Self {
+        let mut redis = Self::not_started();
+        certificate.write_to(redis.folder());
+        let of_tls = ["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-auth-clients", "no"];
+        redis.options.extend(of_tls.map(str::to_owned));
+        redis.options.extend(["--tls-port".to_owned(), redis.port.to_string()]);
+        redis.plain = false;
+        redis.come_back();
+        redis
+    }
+
+    /// A Sentinel that watches over `master` by the name `mine`, and asks no other one before it acts.
+    pub(crate) fn start_sentinel(master: &Self) -> Self {
+        let mut redis = Self::not_started();
+        let watched = format!(
+            "sentinel monitor mine 127.0.0.1 {} 1\nsentinel down-after-milliseconds mine 1000\n\
+             sentinel failover-timeout mine 5000\n",
+            master.port
+        );
+        std::fs::write(redis.folder().join("sentinel.conf"), watched).expect("the file is written");
+        redis.is_sentinel = true;
+        redis.come_back();
+        redis
     }
 
     /// Kills it.
@@ -52,13 +98,18 @@ impl Redis {
 
     /// Starts it again, empty, at the same port.
     pub(crate) fn come_back(&mut self) {
-        let usual = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--protected-mode", "no", "--port"];
         let mut command = Command::new(self.program);
-        command.args(usual).arg(self.port.to_string()).args(&self.options).current_dir(self.folder.path());
+        let port = if self.plain { self.port.to_string() } else { "0".to_owned() };
+        match self.is_sentinel {
+            true => command.args(["sentinel.conf", "--sentinel"]),
+            false => command.args(["--save", "", "--appendonly", "no"]),
+        };
+        command.args(["--bind", "127.0.0.1", "--protected-mode", "no", "--port"]).arg(port);
+        command.args(&self.options).current_dir(self.folder.path());
         let mut process = command.stdout(Stdio::piped()).spawn().expect("redis-server is installed: see .ci/setup");
         let mut said = BufReader::new(process.stdout.take().expect("it is piped"));
-        let ready =
-            said.by_ref().lines().map_while(Result::ok).any(|line| line.contains("Ready to accept connections"));
+        let mut lines = said.by_ref().lines().map_while(Result::ok);
+        let ready = lines.any(|line| line.contains("Ready to accept connections") || line.contains("Sentinel ID is"));
         assert!(ready, "{} did not start", self.program);
         // Nobody reads what it says later, and it must not stand still because of that.
         std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
