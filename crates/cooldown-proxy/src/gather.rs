@@ -1,4 +1,4 @@
-//! Short messages in one plain write. hyper hands over a head and its body as two pieces; gathering them in the kernel takes
+//! Short messages in one plain write. HTTP/2 is handed over in pieces, heads and bodies apart; gathering them in the kernel takes
 //! more time there than copying them together takes here.
 
 use std::io::{self, IoSlice};

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 mod gather;
+pub mod http1;
 pub mod load;
 pub mod pacing;
 pub mod provider;

@@ -21,11 +21,10 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const FIRST: usize = 100;
 /// So many more are counted. All of them stay below the 1,024 files that a process may have open by default.
 const CLIENTS: usize = 200;
-/// What a connection may hold between two requests, in bytes of heap. The most of it are hyper's buffers for reading and
-/// for writing, 8 KiB each, of which the program's allocator keeps only pages in memory that were touched.
-const IDLE: usize = 21_600;
+/// What a connection may hold between two requests, in bytes of heap.
+const IDLE: usize = 1_650;
 /// What it may hold while its request waits.
-const WAITING: usize = 23_900;
+const WAITING: usize = 5_300;
 
 /// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -8,7 +8,6 @@ use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method};
 use hyper::body::Body;
-use hyper::upgrade::OnUpgrade;
 
 use super::budget;
 use super::call::{self, Call};
@@ -22,6 +21,7 @@ use super::returning::Trace;
 use super::route::Matched;
 use super::site::{Led, Site};
 use super::target;
+use super::tunnel::ClientEnd;
 use super::worker::Worker;
 use crate::pacing::{Asked, CommonKeys};
 
@@ -37,7 +37,7 @@ pub(super) struct Arrival {
     pub peer: Rc<Peer>,
     pub body: RequestBody,
     /// The client's end, if it asks for another protocol.
-    pub upgrade: Option<OnUpgrade>,
+    pub upgrade: Option<ClientEnd>,
     /// Where its host or path leads.
     pub led: Led,
     pub caller: Caller,
@@ -67,7 +67,7 @@ impl Arrival {
         worker: &Rc<Worker>,
         peer: &Rc<Peer>,
         mut head: Parts,
-        body: RequestBody,
+        (body, end): (RequestBody, Option<ClientEnd>),
         record: &mut Record,
     ) -> Result<Box<Self>, ProxyError> {
         let site = &*worker.site;
@@ -85,7 +85,7 @@ impl Arrival {
         let now = site.pacing.clock().now();
         let wait = if noted.patience { budget::wait_budget(&head.headers, site.max_wait) } else { site.max_wait };
         let urgency = if noted.priority { budget::urgency(&head.headers) } else { None };
-        let upgrade = wanted_upgrade(&mut head);
+        let upgrade = end.filter(|_| headers::names_upgrade(&head.headers));
         site.callers.remove_tokens(&mut head.headers, &caller);
         let credentials = credentials(&head, &noted).map(|credentials| site.pacing.fingerprint(credentials));
         headers::to_upstream(&mut head.headers, &noted, upgrade.is_some());
@@ -231,12 +231,6 @@ impl Arrival {
     pub(super) fn can_be_sent_again(&self) -> bool {
         self.upgrade.is_none() && (self.call.as_ref().is_some_and(|call| call.body.is_some()) || self.body.is_kept())
     }
-}
-
-/// The client's end of another protocol, if it asks for one (RFC 9110 §7.8).
-fn wanted_upgrade(head: &mut Parts) -> Option<OnUpgrade> {
-    let upgrade = head.extensions.remove::<OnUpgrade>()?;
-    headers::names_upgrade(&head.headers).then_some(upgrade)
 }
 
 /// The credentials that a request carries for its upstream, in a field or in Gemini's way.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cooldown_pacer::Spent;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::idle::Idle;
@@ -19,6 +19,7 @@ use super::peer::Peer;
 use super::record::Record;
 use super::unread::Unread;
 use super::worker::InFlight;
+use crate::http1::MessageError;
 use crate::pacing::Permit;
 use crate::upstream::Lease;
 
@@ -27,7 +28,7 @@ use crate::upstream::Lease;
 pub enum BodyError {
     /// The side that sends it broke off.
     #[error("the body broke off: {0}")]
-    Broken(#[from] hyper::Error),
+    Broken(#[from] MessageError),
     /// Nothing moved for `server.idle_timeout`.
     #[error("the body stood still for too long")]
     Idle,
@@ -64,7 +65,6 @@ pub struct Passed {
 pub struct Relayed {
     /// What was read of it before its head was passed on.
     opening: Opening,
-    incoming: Incoming,
     lease: Lease,
     idle: Idle,
     meter: Option<Box<Meter>>,
@@ -87,11 +87,11 @@ pub(super) struct Holding {
 
 impl Relayed {
     /// The body of a response that arrives on a lease's connection.
-    pub(super) fn new(incoming: Incoming, holding: Holding, idle_limit: Duration) -> Self {
+    pub(super) fn new(holding: Holding, idle_limit: Duration) -> Self {
         let Holding { opening, lease, meter, permit, unread, record, in_flight } = holding;
         let idle = Idle::new(idle_limit);
         let permit = Some(permit);
-        Self { opening, incoming, lease, idle, meter, record, permit, unread, _in_flight: in_flight }
+        Self { opening, lease, idle, meter, record, permit, unread, _in_flight: in_flight }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -112,7 +112,7 @@ impl Relayed {
         if let Some(frame) = self.opening.pop() {
             return Poll::Ready(Some(frame.map_err(BodyError::from)));
         }
-        let polled = self.lease.poll_body(&mut self.incoming, cx);
+        let polled = self.lease.poll_body(cx);
         let polled = self.idle.watch(polled, cx);
         if let (Poll::Ready(Some(Ok(frame))), Some(meter)) = (&polled, &mut self.meter) {
             meter.read(frame.data_ref().map_or(&[][..], |data| data));
@@ -154,7 +154,7 @@ impl Relayed {
 
     fn is_end_stream(&self) -> bool {
         let holds_back = self.meter.as_ref().is_some_and(|meter| meter.hides());
-        self.opening.is_empty() && !holds_back && self.incoming.is_end_stream()
+        self.opening.is_empty() && !holds_back && self.lease.is_body_over()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -162,7 +162,7 @@ impl Relayed {
         if self.meter.as_ref().is_some_and(|meter| meter.hides()) {
             return hint;
         }
-        let (rest, read) = (self.incoming.size_hint(), self.opening.left());
+        let (rest, read) = (self.lease.body_size(), self.opening.left());
         hint.set_lower(rest.lower().saturating_add(read));
         if let Some(upper) = rest.upper() {
             hint.set_upper(upper.saturating_add(read));
@@ -206,7 +206,7 @@ impl Passed {
 
 impl Drop for Relayed {
     fn drop(&mut self) {
-        // hyper does not ask for more once it knows that nothing follows.
+        // Nobody asks for more once it is known that nothing follows.
         let complete = self.is_end_stream();
         if complete {
             self.record.complete();

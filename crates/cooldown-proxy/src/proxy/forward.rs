@@ -7,8 +7,7 @@ use std::task::Poll;
 
 use http::header::UPGRADE;
 use http::{HeaderValue, Request, Response};
-use hyper::body::{Body, Incoming};
-use hyper::upgrade::OnUpgrade;
+use hyper::body::Body;
 use tokio::time::{Instant, sleep};
 
 use super::arrival::Arrival;
@@ -23,15 +22,17 @@ use super::outgoing::Outgoing;
 use super::record::Record;
 use super::request_body::RequestBody;
 use super::site::Route;
+use super::tunnel::ClientEnd;
 use super::unread::Unread;
 use super::way::Leg;
 use super::worker::Worker;
+use crate::http1::MessageError;
 use crate::pacing::{Admission, Outcome, Permit, Place};
 use crate::upstream::{ExchangeError, Lease, Pool};
 
 /// What came of a request that its upstream answered.
 pub(super) struct Answer {
-    pub response: Response<Incoming>,
+    pub response: Response<()>,
     /// The connection on which the body arrives.
     pub lease: Lease,
     pub permit: Permit,
@@ -40,7 +41,7 @@ pub(super) struct Answer {
     /// Counts its tokens.
     pub meter: Option<Box<Meter>>,
     /// The client's end, if it asked for another protocol.
-    pub upgrade: Option<OnUpgrade>,
+    pub upgrade: Option<ClientEnd>,
     /// The protocol that the upstream switched to.
     pub protocol: Option<HeaderValue>,
     /// What may be left of the request's body: an upstream may answer before it has read it.
@@ -194,7 +195,7 @@ async fn send(
     mut request: Box<Request<RequestBody>>,
     route: &Route,
     record: &mut Record,
-) -> Result<Response<Incoming>, ProxyError> {
+) -> Result<Response<()>, ProxyError> {
     let timeout = route.upstream.timeout;
     let deadline = Instant::now() + timeout;
     record.sent();
@@ -237,14 +238,13 @@ fn finished(worker: &Worker, journey: &Journey, mut answer: Box<Answer>, arrival
     answer
 }
 
-fn failure(error: &hyper::Error) -> ProxyError {
-    if error.is_user() {
+fn failure(error: &MessageError) -> ProxyError {
+    match error {
+        MessageError::Malformed(_) | MessageError::TooLong => ProxyError::UpstreamProtocol,
         // Only bodies are ours to break: the client's did.
-        ProxyError::InvalidRequest("its body ended early")
-    } else if error.is_parse() {
-        ProxyError::UpstreamProtocol
-    } else {
-        ProxyError::Broken
+        MessageError::Http2(error) if error.is_user() => ProxyError::InvalidRequest("its body ended early"),
+        MessageError::Http2(error) if error.is_parse() => ProxyError::UpstreamProtocol,
+        MessageError::Http2(_) | MessageError::Connection(_) | MessageError::Ended => ProxyError::Broken,
     }
 }
 

@@ -70,7 +70,7 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, noted: &Noted, upgrade: bool)
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     if noted.coding {
-        // hyper frames the body anew. It must be told for methods that seldom have one.
+        // The body is framed anew. That must be told for methods that seldom have one.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }

@@ -10,6 +10,7 @@ use hyper::body::Frame;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::body::BodyError;
+use crate::http1::MessageError;
 
 /// A clock that runs while nothing moves.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl Idle {
     /// Passes on what a body's poll gave, and cuts the body when it has given nothing for too long.
     pub(super) fn watch(
         &mut self,
-        polled: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
+        polled: Poll<Option<Result<Frame<Bytes>, MessageError>>>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Poll::Ready(frame) = polled {

@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 
 use cooldown_pacer::{Cost, Key, Lesson, Observation, Spent, Unit};
 use http::{Response, StatusCode};
-use hyper::body::Incoming;
 
 use super::api::REST;
 use super::arrival::Arrival;
@@ -32,7 +31,7 @@ use crate::telemetry::EventKind;
 pub(super) struct Attempt<'a> {
     pub leg: &'a Leg,
     pub turn: Turn,
-    pub response: Response<Incoming>,
+    pub response: Response<()>,
     /// Whether we asked for usage that the client has not asked for.
     pub asked_usage: bool,
 }
@@ -88,7 +87,7 @@ async fn turned_away(
     received: UnixTime,
 ) -> Verdict {
     let route = &worker.site.routes[journey.route()];
-    let opening = Opening::of_error(&mut attempt.turn.lease, attempt.response.body_mut()).await;
+    let opening = Opening::of_error(&mut attempt.turn.lease).await;
     let (status, headers) = (attempt.response.status(), attempt.response.headers());
     let body = opening.decoded(headers);
     let class = classify(route.kind, status.as_u16(), headers, Some(&body), received);
@@ -107,8 +106,8 @@ async fn streamed(
     arrival: &Arrival,
     record: &mut Record,
 ) -> Verdict {
-    let (lease, body) = (&mut attempt.turn.lease, attempt.response.body_mut());
-    let opening = Opening::of_stream(lease, body, &mut meter, worker.site.retry.hold_stream).await;
+    let lease = &mut attempt.turn.lease;
+    let opening = Opening::of_stream(lease, &mut meter, worker.site.retry.hold_stream).await;
     let kind = worker.site.routes[journey.route()].kind;
     let class = match meter.first_event() {
         Some(FirstEvent::Error(error)) => classify_in_place(kind, attempt.response.headers(), error, now()),
@@ -134,7 +133,7 @@ async fn answered(
     arrival: &Arrival,
     record: &mut Record,
 ) -> Verdict {
-    let opening = Opening::of_answer(&mut attempt.turn.lease, &mut attempt.response).await;
+    let opening = Opening::of_answer(&mut attempt.turn.lease, attempt.response.headers()).await;
     let (headers, kind) = (attempt.response.headers(), worker.site.routes[journey.route()].kind);
     let body = opening.decoded(headers);
     let class = if begins_like_an_error(&body) { classify_in_place(kind, headers, &body, now()) } else { Class::Fine };
@@ -353,7 +352,7 @@ fn is_worth_reading(route: &Route, status: StatusCode, said: &Said) -> bool {
 }
 
 /// Whether a 200 may tell an error in its body: GraphQL does, and so do APIs that stand before others.
-fn may_hide_an_error(route: &Route, arrival: &Arrival, response: &Response<Incoming>) -> bool {
+fn may_hide_an_error(route: &Route, arrival: &Arrival, response: &Response<()>) -> bool {
     let path = arrival.head.uri.path();
     let is_such = path.ends_with("/graphql")
         || path.ends_with("/graphql.json")

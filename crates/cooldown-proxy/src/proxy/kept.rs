@@ -101,7 +101,7 @@ pub(super) async fn keep(
 async fn answered(worker: &Rc<Worker>, arrival: Box<Arrival>, record: &mut Record) -> Result<Box<Answer>, ProxyError> {
     let mut answer = forward(worker, arrival, record).await?;
     if answer.response.status().as_u16() >= 400 && answer.opening.is_empty() {
-        answer.opening = Opening::of_error(&mut answer.lease, answer.response.body_mut()).await;
+        answer.opening = Opening::of_error(&mut answer.lease).await;
     }
     Ok(answer)
 }

@@ -2,6 +2,7 @@
 
 mod api;
 mod arrival;
+mod arriving;
 pub mod body;
 mod body_memory;
 mod budget;
@@ -40,6 +41,7 @@ mod unread;
 mod way;
 mod worker;
 
+pub use arriving::Arriving;
 pub use error::{ProxyError, Speech};
 pub(crate) use models::ModelTable;
 pub use overview::NoSuchUpstream;
@@ -49,5 +51,6 @@ pub use serve::serve;
 pub use site::Site;
 pub(crate) use site::router;
 pub use translate::serve_stream;
+pub use tunnel::ClientEnd;
 pub(crate) use way::{reserved, spent};
 pub use worker::{Current, InFlight, Worker};

@@ -6,11 +6,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
-use hyper::body::{Body, Frame, Incoming};
+use http::HeaderMap;
+use hyper::body::Frame;
 use tokio::time::{Instant, timeout_at};
 
 use super::meter::Meter;
+use crate::http1::MessageError;
 use crate::provider::{LONGEST_BODY, begins_like_an_error, decoded};
 use crate::upstream::Lease;
 
@@ -27,16 +28,16 @@ pub(super) struct Opening {
     frames: VecDeque<Frame<Bytes>>,
     bytes: usize,
     /// Why nothing more can be read.
-    failed: Option<hyper::Error>,
+    failed: Option<MessageError>,
 }
 
 impl Opening {
     /// Reads the body of an error, as far as it is worth reading.
-    pub(super) async fn of_error(lease: &mut Lease, body: &mut Incoming) -> Self {
+    pub(super) async fn of_error(lease: &mut Lease) -> Self {
         let mut opening = Self::default();
         let deadline = Instant::now() + ERROR_TIMEOUT;
-        while opening.bytes < LONGEST_BODY && !body.is_end_stream() {
-            let Ok(frame) = timeout_at(deadline, next(lease, body)).await else { break };
+        while opening.bytes < LONGEST_BODY && !lease.is_body_over() {
+            let Ok(frame) = timeout_at(deadline, next(lease)).await else { break };
             if opening.keep(frame).is_none() {
                 break;
             }
@@ -46,17 +47,17 @@ impl Opening {
 
     /// Reads the first bytes of an answer in one piece, and all of it, as far as it is worth reading, if it begins like an
     /// error.
-    pub(super) async fn of_answer(lease: &mut Lease, response: &mut Response<Incoming>) -> Self {
+    pub(super) async fn of_answer(lease: &mut Lease, headers: &HeaderMap) -> Self {
         let mut opening = Self::default();
         let mut deadline = Instant::now() + FIRST_BYTE;
-        while opening.bytes < LONGEST_BODY && !response.body().is_end_stream() {
-            let Ok(frame) = timeout_at(deadline, next(lease, response.body_mut())).await else { break };
+        while opening.bytes < LONGEST_BODY && !lease.is_body_over() {
+            let Ok(frame) = timeout_at(deadline, next(lease)).await else { break };
             let is_first = opening.bytes == 0;
             if opening.keep(frame).is_none() {
                 break;
             }
             if is_first && opening.bytes > 0 {
-                if !begins_like_an_error(&opening.decoded(response.headers())) {
+                if !begins_like_an_error(&opening.decoded(headers)) {
                     break;
                 }
                 deadline = Instant::now() + ERROR_TIMEOUT;
@@ -66,11 +67,11 @@ impl Opening {
     }
 
     /// Reads a stream up to its first token or error, but no further than `hold` after its first byte.
-    pub(super) async fn of_stream(lease: &mut Lease, body: &mut Incoming, meter: &mut Meter, hold: Duration) -> Self {
+    pub(super) async fn of_stream(lease: &mut Lease, meter: &mut Meter, hold: Duration) -> Self {
         let mut opening = Self::default();
         let (mut deadline, mut begun) = (Instant::now() + FIRST_BYTE, false);
-        while opening.bytes < LONGEST_HELD && !body.is_end_stream() {
-            let Ok(frame) = timeout_at(deadline, next(lease, body)).await else { break };
+        while opening.bytes < LONGEST_HELD && !lease.is_body_over() {
+            let Ok(frame) = timeout_at(deadline, next(lease)).await else { break };
             let Some(data) = opening.keep(frame) else { break };
             meter.read(&data);
             if meter.has_begun() {
@@ -84,7 +85,7 @@ impl Opening {
     }
 
     /// Keeps what came; its data, or `None` at the end.
-    fn keep(&mut self, frame: Option<hyper::Result<Frame<Bytes>>>) -> Option<Bytes> {
+    fn keep(&mut self, frame: Option<Result<Frame<Bytes>, MessageError>>) -> Option<Bytes> {
         match frame? {
             Ok(frame) => {
                 let data = frame.data_ref().cloned().unwrap_or_default();
@@ -116,7 +117,7 @@ impl Opening {
     }
 
     /// What is passed on next.
-    pub(super) fn pop(&mut self) -> Option<hyper::Result<Frame<Bytes>>> {
+    pub(super) fn pop(&mut self) -> Option<Result<Frame<Bytes>, MessageError>> {
         self.frames.pop_front().map(Ok).or_else(|| self.failed.take().map(Err))
     }
 
@@ -131,6 +132,6 @@ impl Opening {
     }
 }
 
-async fn next(lease: &mut Lease, body: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
-    std::future::poll_fn(|cx| lease.poll_body(body, cx)).await
+async fn next(lease: &mut Lease) -> Option<Result<Frame<Bytes>, MessageError>> {
+    std::future::poll_fn(|cx| lease.poll_body(cx)).await
 }

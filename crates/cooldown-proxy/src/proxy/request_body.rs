@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
+use super::arriving::Arriving;
 use super::body::BodyError;
 use super::body_memory::{BodyMemory, Held};
 use super::idle::Idle;
@@ -84,15 +85,15 @@ struct Source {
     short: bool,
     trailers: Option<HeaderMap>,
     /// `None` once its end has been read.
-    rest: Option<Incoming>,
+    rest: Option<Arriving>,
     held: Held,
     idle: Idle,
 }
 
 impl RequestBody {
     /// The body of a request, of which nothing has been read yet.
-    pub(super) fn new(incoming: Incoming, idle_limit: Duration, memory: &Arc<BodyMemory>) -> Self {
-        if incoming.is_end_stream() {
+    pub(super) fn new(arriving: Arriving, idle_limit: Duration, memory: &Arc<BodyMemory>) -> Self {
+        if arriving.is_end_stream() {
             return Self::Empty;
         }
         Self::Passing(Passing(Rc::new(RefCell::new(Source {
@@ -102,7 +103,7 @@ impl RequestBody {
             lost: false,
             short: false,
             trailers: None,
-            rest: Some(incoming),
+            rest: Some(arriving),
             held: Held::none(memory),
             idle: Idle::new(idle_limit),
         }))))
@@ -218,7 +219,7 @@ impl Source {
             if self.short || self.held.bytes() >= MOST_AHEAD || self.held.memory().is_spent() {
                 return Poll::Ready(Ok(()));
             }
-            match ready!(Pin::new(rest).poll_frame(cx)) {
+            match ready!(rest.poll_frame(cx)) {
                 // The last piece may exceed what is left: it has been read already.
                 Some(Ok(frame)) => self.short |= !self.keep(frame),
                 Some(Err(error)) => return Poll::Ready(Err(error.into())),
@@ -233,7 +234,7 @@ impl Source {
             if rest.size_hint().lower() > most.saturating_sub(self.held.bytes()) as u64 {
                 return Poll::Ready(Err(WholeError::TooLarge));
             }
-            let polled = Pin::new(rest).poll_frame(cx);
+            let polled = rest.poll_frame(cx);
             match ready!(self.idle.watch(polled, cx)) {
                 Some(Ok(frame)) => {
                     if !self.keep(frame) {
@@ -258,7 +259,7 @@ impl Source {
             }
             Err(frame) => self.trailers = frame.into_trailers().ok(),
         }
-        if self.rest.as_ref().is_some_and(Body::is_end_stream) {
+        if self.rest.as_ref().is_some_and(Arriving::is_end_stream) {
             self.rest = None;
         }
         counted
@@ -284,7 +285,7 @@ impl Source {
             let trailers = trailers.filter(|_| std::mem::replace(&mut self.next, usize::MAX) != usize::MAX);
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         };
-        let polled = Pin::new(rest).poll_frame(cx);
+        let polled = rest.poll_frame(cx);
         let polled = self.idle.watch(polled, cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             self.sent += 1;
@@ -336,12 +337,12 @@ impl Source {
 
     fn is_end_stream(&self) -> bool {
         let trailers = self.trailers.is_some() && self.next != usize::MAX;
-        self.left().next().is_none() && !trailers && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.left().next().is_none() && !trailers && self.rest.as_ref().is_none_or(Arriving::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         let kept: u64 = self.left().map(|piece| piece.len() as u64).sum();
-        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Arriving::size_hint);
         let mut hint = SizeHint::new();
         if let Some(upper) = rest.upper() {
             hint.set_upper(upper.saturating_add(kept));
@@ -398,6 +399,7 @@ mod tests {
     use std::future::{IntoFuture, pending, poll_fn};
 
     use http_body_util::{BodyExt, Empty};
+    use hyper::body::Incoming;
     use hyper::server::conn::http1;
     use hyper::service::service_fn;
     use hyper::{Request, Response};
@@ -412,7 +414,7 @@ mod tests {
     const FRAME: usize = 16 * 1024;
 
     /// The body of a request that says that it has this length, and where its bytes are written.
-    async fn incoming(length: usize) -> (Incoming, DuplexStream) {
+    async fn incoming(length: usize) -> (Arriving, DuplexStream) {
         let (mut client, server) = duplex(FRAME);
         let (hand, handed) = oneshot::channel();
         let hand = Mutex::new(Some(hand));
@@ -427,7 +429,7 @@ mod tests {
         tokio::spawn(builder.serve_connection(TokioIo::new(server), service).into_future());
         let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
         client.write_all(head.as_bytes()).await.expect("the head is sent");
-        (handed.await.expect("a request"), client)
+        (Arriving::Http2(handed.await.expect("a request")), client)
     }
 
     /// Writes so many bytes, and then stands still.

@@ -9,10 +9,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http::header::{CONNECTION, HOST};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use http::{HeaderValue, Request, Response, StatusCode};
 
 use super::arrival::Arrival;
+use super::arriving::Arriving;
 use super::body::{Holding, Passed, Relayed, ResponseBody};
 use super::error::{ProxyError, Speech};
 use super::forward::{Answer, forward};
@@ -20,25 +20,27 @@ use super::kept;
 use super::peer::Peer;
 use super::record::Record;
 use super::request_body::RequestBody;
-use super::tunnel;
+use super::tunnel::{self, ClientEnd};
 use super::unread::Unread;
 use super::worker::{InFlight, Worker};
 use crate::telemetry::EventKind;
 
-/// Answers one request. `ambiguous` says that its head could be read in two ways, which only its raw bytes show.
+/// Answers one request. `end` is the client's end of its connection, where another protocol may be spoken on that; `ambiguous`
+/// says that its head could be read in two ways.
 ///
 /// What can be done without waiting is done before there is a future, so that what waits is small.
 pub fn serve(
     worker: &Rc<Worker>,
     peer: &Rc<Peer>,
+    request: Request<Arriving>,
+    end: Option<ClientEnd>,
     ambiguous: bool,
-    request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
     let in_flight = worker.begin(peer);
     let mut record = begin_record(worker, &request);
-    let (head, incoming) = request.into_parts();
+    let (head, arriving) = request.into_parts();
     let stranger = Speech::of_stranger(&head);
-    let body = RequestBody::new(incoming, worker.site.idle_timeout, &worker.site.memory);
+    let body = RequestBody::new(arriving, worker.site.idle_timeout, &worker.site.memory);
     // What follows a head that can be read in two ways is nobody's body.
     let unread = Unread::of(&body, &head.headers).filter(|_| !ambiguous);
     let prepared = if ambiguous {
@@ -46,7 +48,8 @@ pub fn serve(
     } else if worker.is_draining() {
         Err(ProxyError::ShuttingDown)
     } else {
-        unpanicked(worker, || Arrival::prepare(worker, peer, head, body, &mut record)).and_then(|prepared| prepared)
+        unpanicked(worker, || Arrival::prepare(worker, peer, head, (body, end), &mut record))
+            .and_then(|prepared| prepared)
     };
     // Errors are large, and few.
     let prepared = prepared.map_err(|error| Box::new((error, stranger)));
@@ -94,7 +97,7 @@ pub(super) async fn survived<R>(
     std::future::poll_fn(poll).await
 }
 
-fn begin_record(worker: &Worker, request: &Request<Incoming>) -> Record {
+fn begin_record(worker: &Worker, request: &Request<Arriving>) -> Record {
     let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let host = request.uri().authority().map(|authority| authority.as_str()).or(named).unwrap_or_default();
     let (method, path) = (request.method(), request.uri().path());
@@ -123,11 +126,8 @@ pub(super) fn relay(
     let Answer { response, lease, permit, opening, meter, unread, .. } = *answer;
     let peer = Rc::clone(in_flight.peer());
     let holding = Holding { opening, lease, meter, permit, unread, record, in_flight };
-    let relayed = |incoming| Relayed::new(incoming, holding, idle_timeout);
-    let mut response = response.map(|incoming| ResponseBody::Relayed(Passed::new(relayed(incoming), peer)));
-    // RFC 9110 §2.5: the version is ours, not the upstream's. `Via` tells that.
-    *response.version_mut() = Version::HTTP_11;
-    response
+    let relayed = Relayed::new(holding, idle_timeout);
+    response.map(|()| ResponseBody::Relayed(Passed::new(relayed, peer)))
 }
 
 /// The response to a request that the proxy answers itself, though its body may not have been read.
@@ -194,7 +194,7 @@ mod tests {
 
     /// The size of what a function returns, without calling it.
     fn size_of_answer<F: Future>(
-        _: &dyn Fn(&'static Rc<Worker>, &'static Rc<Peer>, bool, Request<Incoming>) -> F,
+        _: &dyn Fn(&'static Rc<Worker>, &'static Rc<Peer>, Request<Arriving>, Option<ClientEnd>, bool) -> F,
     ) -> usize {
         size_of::<F>()
     }

@@ -52,7 +52,7 @@ fn named(head: &Parts) -> Result<Target<'_>, ProxyError> {
     Ok(Target { host: lower_case(host), port, absolute: head.uri.authority().is_some() })
 }
 
-/// hyper takes the last coding for the framing; one that reads several differently must not stand behind us.
+/// The last coding is taken for the framing; one that reads several differently must not stand behind us.
 fn check_framing(headers: &HeaderMap) -> Result<(), ProxyError> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(first) = codings.next() else { return Ok(()) };

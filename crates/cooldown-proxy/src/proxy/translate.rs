@@ -14,11 +14,14 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::{Body, Incoming};
 use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
 
+use super::arriving::Arriving;
 use super::body::ResponseBody;
 use super::error::{ProxyError, Speech};
 use super::peer::Peer;
 use super::serve::serve;
+use super::tunnel::ClientEnd;
 use super::worker::Worker;
 
 /// How the client's stream becomes something else than a request and its response.
@@ -40,7 +43,8 @@ pub fn serve_stream(
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
     let ambiguous = request.headers().get_all(CONTENT_LENGTH).iter().count() > 1;
     let wish = to_http1(&mut request);
-    let answered = serve(worker, peer, ambiguous, request);
+    let end = request.extensions_mut().remove::<OnUpgrade>().map(ClientEnd::Http2);
+    let answered = serve(worker, peer, request.map(Arriving::Http2), end, ambiguous);
     async move {
         let response = answered.await?;
         Ok(match wish {

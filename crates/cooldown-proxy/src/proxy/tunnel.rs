@@ -5,7 +5,8 @@ use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::sync::oneshot;
 
 use super::body::ResponseBody;
 use super::error::ProxyError;
@@ -14,6 +15,15 @@ use super::record::Record;
 use super::worker::InFlight;
 use crate::pacing::Permit;
 use crate::stream::Stream;
+
+/// A client's end of a connection on which another protocol may be spoken.
+#[derive(Debug)]
+pub enum ClientEnd {
+    /// The whole connection, once the switch has been told, and what was read of it already.
+    Http1(oneshot::Receiver<(Stream, Bytes)>),
+    /// A stream of HTTP/2.
+    Http2(OnUpgrade),
+}
 
 /// Passes the switch on to the client and starts the tunnel, which holds the request's permit until its end.
 ///
@@ -39,16 +49,34 @@ pub(super) fn switch(
 }
 
 async fn tunnel(
-    client: OnUpgrade,
+    client: ClientEnd,
     mut upstream: Stream,
     early: Bytes,
     _permit: Permit,
-    mut record: Record,
+    record: Record,
     _in_flight: InFlight,
 ) {
     // A client that left before it had the response has nothing to say.
-    let Ok(client) = client.await else { return };
-    let mut client = TokioIo::new(client);
+    match client {
+        ClientEnd::Http1(client) => {
+            let Ok((client, said)) = client.await else { return };
+            if upstream.write_all(&said).await.is_ok() {
+                carry(client, upstream, early, record).await;
+            }
+        }
+        ClientEnd::Http2(client) => {
+            let Ok(client) = client.await else { return };
+            carry(TokioIo::new(client), upstream, early, record).await;
+        }
+    }
+}
+
+async fn carry(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    mut upstream: Stream,
+    early: Bytes,
+    mut record: Record,
+) {
     if client.write_all(&early).await.is_err() {
         return;
     }

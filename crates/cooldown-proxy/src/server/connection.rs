@@ -5,28 +5,23 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::first::{self, Protocol};
+use super::http1::Http1;
 use super::streams::{BrokenOff, MOST_STREAMS, OnThisThread};
 use super::tls::Tls;
-use super::watch::Watched;
 use super::worker::{Connections, Open};
+use crate::http1::LONGEST_HEAD;
 use crate::proxy::{self, Current, Peer};
 use crate::stream::Stream;
-
-/// The longest request head, and how much of a body is read at once, in bytes.
-const READ_BUFFER: usize = 128 * 1024;
-/// The longest request head, in bytes.
-const LONGEST_HEAD: usize = 64 * 1024;
 
 /// How much may be on its way to us in one stream before it is read, in bytes. A request that waits holds so much of its
 /// body.
@@ -37,7 +32,6 @@ const STREAM_BUFFER: usize = 64 * 1024;
 /// How connections are served.
 #[derive(Debug, Clone)]
 pub struct Http {
-    http1: http1::Builder,
     http2: http2::Builder<OnThisThread>,
     /// `None` where clients speak in the clear.
     tls: Option<Tls>,
@@ -47,10 +41,10 @@ pub struct Http {
 }
 
 /// A client, and what its requests need.
-struct Client {
-    current: Rc<Current>,
-    connections: Rc<Connections>,
-    peer: Rc<Peer>,
+pub(super) struct Client {
+    pub current: Rc<Current>,
+    pub connections: Rc<Connections>,
+    pub peer: Rc<Peer>,
 }
 
 /// A worker's connections, and the place among them that this one has.
@@ -62,7 +56,7 @@ type Counted = (Rc<Connections>, Open);
 /// request, which costs more than reading its head. So a first head has exactly the time-out, and a connection between
 /// two requests is kept for that time at least, and at most for twice as long.
 #[derive(Debug)]
-struct HeadTimeout {
+pub(super) struct HeadTimeout {
     limit: Duration,
     timer: Pin<Box<Sleep>>,
     /// How many requests had begun when the timer was set.
@@ -73,13 +67,6 @@ impl Http {
     /// `header_timeout` bounds the time for a handshake, for a head, and the time between two requests; a worker has at most
     /// `most_connections` open.
     pub fn new(header_timeout: Duration, most_connections: usize, tls: Option<Tls>) -> Self {
-        let mut http1 = http1::Builder::new();
-        http1
-            .header_read_timeout(None)
-            .max_buf_size(READ_BUFFER)
-            .max_header_size(LONGEST_HEAD)
-            // A client that has gone must leave the line: an end of its stream means that it has.
-            .half_close(false);
         let mut http2 = http2::Builder::new(OnThisThread);
         http2
             .max_concurrent_streams(MOST_STREAMS)
@@ -89,7 +76,7 @@ impl Http {
             .initial_connection_window_size(MOST_STREAMS * STREAM_WINDOW)
             .max_send_buf_size(STREAM_BUFFER)
             .enable_connect_protocol();
-        Self { http1, http2, tls, header_timeout, most_connections }
+        Self { http2, tls, header_timeout, most_connections }
     }
 
     pub(super) fn most_connections(&self) -> usize {
@@ -112,7 +99,7 @@ impl Http {
         async move {
             let Some((client, stream, protocol, timeout)) = begun.await else { return };
             match protocol {
-                Protocol::Http1 => self.serve_http1(client, stream, timeout).await,
+                Protocol::Http1 => Http1::new(client, stream, timeout).serve().await,
                 Protocol::Http2 => Box::pin(self.serve_http2(client, stream, timeout)).await,
             }
             drop(open);
@@ -136,32 +123,6 @@ impl Http {
         };
         let (stream, protocol) = begun.inspect_err(told).ok()?;
         Some((client, stream, protocol, timeout))
-    }
-
-    async fn serve_http1(&self, client: Client, stream: Stream, mut timeout: HeadTimeout) {
-        let Client { current, connections, peer } = client;
-        let of_requests = Rc::clone(&peer);
-        let (stream, ambiguous) = Watched::new(stream);
-        let service = service_fn(move |request| {
-            current.with(|worker| proxy::serve(worker, &of_requests, ambiguous.load(Relaxed), request))
-        });
-        let mut connection = pin!(self.http1.serve_connection(TokioIo::new(stream), service).with_upgrades());
-        let mut closing = pin!(connections.closing());
-        let (mut listens, mut told) = (false, false);
-        let served = std::future::poll_fn(|cx| {
-            // Once it listens, the task is woken when connections shall close; until then there is nothing to ask.
-            if !told && (!listens || connections.is_closing()) {
-                (listens, told) = (true, closing.as_mut().poll(cx).is_ready());
-                if told {
-                    connection.as_mut().graceful_shutdown();
-                }
-            }
-            match connection.as_mut().poll(cx) {
-                Poll::Pending => timeout.poll(&peer, cx).map(Ok),
-                served => served,
-            }
-        });
-        tell(&peer, served.await);
     }
 
     async fn serve_http2(&self, client: Client, stream: Stream, mut timeout: HeadTimeout) {
@@ -237,7 +198,7 @@ impl HeadTimeout {
 
     /// Ready when the connection has waited for a request for too long. While long responses pass it looks now and then
     /// whether the client still takes them.
-    fn poll(&mut self, peer: &Peer, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, peer: &Peer, cx: &mut Context<'_>) -> Poll<()> {
         if peer.is_busy() && !peer.takes_pieces() {
             return Poll::Pending;
         }

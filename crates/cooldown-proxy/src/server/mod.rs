@@ -2,10 +2,10 @@
 
 mod connection;
 mod first;
+mod http1;
 mod listen;
 mod streams;
 mod tls;
-mod watch;
 mod worker;
 
 pub use connection::Http;

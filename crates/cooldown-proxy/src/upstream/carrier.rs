@@ -5,11 +5,12 @@ use std::task::{Context, Poll};
 
 use futures_util::future::Either;
 use http::{Request, Response};
-use hyper::body::{Bytes, Frame, Incoming};
+use hyper::body::{Bytes, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::connection::{Connection, ExchangeError};
 use super::multiplexed::StreamPlace;
+use crate::http1::MessageError;
 use crate::proxy::request_body::RequestBody;
 
 /// What carries one request at a time.
@@ -22,7 +23,7 @@ pub enum Carrier {
 }
 
 impl Carrier {
-    /// Sends a request and waits for the response head until `deadline`.
+    /// Sends a request and waits for the response head until `deadline`. Its body stays with the carrier.
     ///
     /// # Errors
     /// When no response head comes.
@@ -30,22 +31,34 @@ impl Carrier {
         &mut self,
         request: Box<Request<RequestBody>>,
         deadline: Instant,
-    ) -> impl Future<Output = Result<Response<Incoming>, ExchangeError>> {
+    ) -> impl Future<Output = Result<Response<()>, ExchangeError>> {
         match self {
             Self::Http1(connection) => Either::Left(connection.exchange(request, deadline)),
             Self::Http2(place) => Either::Right(Box::pin(place.exchange(request, deadline))),
         }
     }
 
-    /// Polls a response body that arrives on it.
-    pub fn poll_body(
-        &mut self,
-        body: &mut Incoming,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    /// Polls the body of the response; `None` when it is over.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, MessageError>>> {
         match self {
-            Self::Http1(connection) => connection.poll_body(body, cx),
-            Self::Http2(_) => StreamPlace::poll_body(body, cx),
+            Self::Http1(connection) => connection.poll_body(cx),
+            Self::Http2(place) => place.poll_body(cx),
+        }
+    }
+
+    /// Whether it is known that nothing more will come of the response's body.
+    pub fn is_body_over(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_body_over(),
+            Self::Http2(place) => place.is_body_over(),
+        }
+    }
+
+    /// How much is left of the response's body, as far as that is known.
+    pub fn body_size(&self) -> SizeHint {
+        match self {
+            Self::Http1(connection) => connection.body_size(),
+            Self::Http2(place) => place.body_size(),
         }
     }
 

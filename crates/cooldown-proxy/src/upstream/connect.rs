@@ -110,7 +110,7 @@ impl Endpoint {
             if self.is_http2_only() || stream.is_http2_agreed() {
                 Ok(Opened::Http2(Multiplexed::open(stream, self.scheme()).await.map_err(failed)?))
             } else {
-                Ok(Opened::Http1(Box::new(Connection::open(stream).await.map_err(failed)?)))
+                Ok(Opened::Http1(Box::new(Connection::new(stream))))
             }
         })
         .await

@@ -4,36 +4,50 @@
 //! sends it, an answer wakes the client's task itself, and a dropped request closes the connection. A task of its own
 //! for each connection would cost two more wake-ups a request.
 
-use std::future::Future;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-use http::{Request, Response};
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::{TrySendError, http1};
-use hyper_util::rt::TokioIo;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, request};
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
+use crate::http1::{Coding, Decoder, MessageError, Reader, WriteError, Writer, read_answer, write_fields};
 use crate::proxy::request_body::RequestBody;
 use crate::stream::Stream;
 
-type Driver = http1::Connection<TokioIo<Stream>, RequestBody>;
-
-/// The longest response head, and how much of a body is read at once, in bytes.
-const READ_BUFFER: usize = 128 * 1024;
+/// What most heads of requests take, in bytes.
+const USUAL_HEAD: usize = 512;
 
 /// An established connection that carries one request at a time.
 #[derive(Debug)]
 pub struct Connection {
-    sender: http1::SendRequest<RequestBody>,
-    driver: Driver,
-    /// The driver has ended: nothing more can be sent, and it may not be polled again.
+    stream: Stream,
+    reader: Reader,
+    /// The request on its way.
+    writer: Writer<RequestBody>,
+    /// The answer on its way, behind its head.
+    body: Decoder,
+    awaited: Awaited,
+    /// Another request may follow the present one.
+    keeps: bool,
+    /// Nothing more can be sent or read.
     over: bool,
     /// It has carried a request before, so that the upstream may be closing it.
     reused: bool,
     /// When the present request's response head must have come.
     deadline: Deadline,
+    /// The room that the request's fields had, for those of the answer.
+    room: HeaderMap,
+}
+
+/// Which head is to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    None,
+    Answer,
+    /// The answer to a HEAD, which has no body whatever it says.
+    HeadOnly,
 }
 
 /// Why there is no response head.
@@ -42,7 +56,7 @@ pub enum ExchangeError {
     /// The upstream had closed this idle connection before anything was written: here is the request again.
     Unsent(Box<Request<RequestBody>>),
     /// The connection failed, or what came was no HTTP.
-    Failed(hyper::Error),
+    Failed(MessageError),
     /// Nothing came in time.
     Timeout,
     /// The upstream said that it has not looked at the request.
@@ -51,50 +65,47 @@ pub enum ExchangeError {
     BodyBroken,
 }
 
-impl ExchangeError {
-    fn of(mut error: TrySendError<Request<RequestBody>>, reused: bool) -> Self {
-        match error.take_message().filter(|_| reused) {
-            Some(request) => Self::Unsent(Box::new(request)),
-            None => Self::Failed(error.into_error()),
-        }
-    }
-}
-
 impl Connection {
     /// Speaks HTTP/1.1 over a fresh stream.
-    ///
-    /// # Errors
-    /// Never in practice: HTTP/1.1 begins without an exchange.
-    pub async fn open(stream: Stream) -> hyper::Result<Self> {
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(READ_BUFFER);
-        let (sender, driver) = builder.handshake(TokioIo::new(stream)).await?;
-        Ok(Self { sender, driver, over: false, reused: false, deadline: Deadline::default() })
+    pub fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            reader: Reader::default(),
+            writer: Writer::default(),
+            body: Decoder::default(),
+            awaited: Awaited::None,
+            keeps: true,
+            over: false,
+            reused: false,
+            deadline: Deadline::default(),
+            room: HeaderMap::new(),
+        }
     }
 
-    /// Whether a request can be sent now. Notices a connection that the upstream has closed.
+    /// Whether a request can be sent now. Notices a connection that the upstream has closed, or on which it has said something
+    /// that nobody had asked for.
     pub fn is_usable(&mut self) -> bool {
         // Nobody needs waking: whoever sends polls again with a waker of its own.
-        self.drive(&mut Context::from_waker(Waker::noop()));
-        !self.over && self.sender.is_ready()
+        let cx = &mut Context::from_waker(Waker::noop());
+        self.over |= self.is_reusable() && self.reader.poll_read(&mut self.stream, cx).is_ready();
+        self.is_reusable()
     }
 
     /// Whether it stands ready for another request, as far as is known.
     pub fn is_reusable(&self) -> bool {
-        !self.over && self.sender.is_ready()
+        let is_answered = self.awaited == Awaited::None && self.body.is_over() && self.reader.is_empty();
+        is_answered && self.keeps && !self.over && self.writer.is_idle()
     }
 
     /// Whether it has ended.
     pub fn is_over(&self) -> bool {
-        self.over
+        self.over || (!self.keeps && self.awaited == Awaited::None && self.body.is_over())
     }
 
-    /// Moves bytes in both directions.
+    /// Sends on what is left of the request.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
-        if !self.over && self.driver.poll_without_shutdown(cx).is_ready() {
-            // An error has been handed to the waiting response or body.
-            self.over = true;
-        }
+        // What came of it shows in what is asked of the connection.
+        let _ = self.poll_write(cx);
     }
 
     /// Sends a request and waits for the response head until `deadline`. The request is on the wire when this is first
@@ -106,41 +117,130 @@ impl Connection {
         &mut self,
         request: Box<Request<RequestBody>>,
         deadline: Instant,
-    ) -> Result<Response<Incoming>, ExchangeError> {
-        let reused = std::mem::replace(&mut self.reused, true);
-        let mut answer = pin!(self.sender.try_send_request(*request));
+    ) -> Result<Response<()>, ExchangeError> {
+        if std::mem::replace(&mut self.reused, true) && !self.is_usable() {
+            return Err(ExchangeError::Unsent(request));
+        }
+        self.begin(*request);
         std::future::poll_fn(|cx| {
-            if !self.over && self.driver.poll_without_shutdown(cx).is_ready() {
-                self.over = true;
+            if self.poll_write(cx).is_err() {
+                return Poll::Ready(Err(ExchangeError::BodyBroken));
             }
-            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-                return Poll::Ready(answer.map_err(|error| ExchangeError::of(error, reused)));
+            match self.poll_head(cx) {
+                Poll::Pending => self.deadline.poll(deadline, cx).map(|()| Err(ExchangeError::Timeout)),
+                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
+                Poll::Ready(Err(error)) => {
+                    self.over = true;
+                    Poll::Ready(Err(ExchangeError::Failed(error)))
+                }
             }
-            self.deadline.poll(deadline, cx).map(|()| Err(ExchangeError::Timeout))
         })
         .await
     }
 
-    /// The stream after a `101 Switching Protocols`, and what was already read from it.
-    pub fn into_stream(mut self) -> (Stream, Bytes) {
-        // The driver ends by itself once it has seen the switch; without that poll it would still own what follows.
-        self.drive(&mut Context::from_waker(Waker::noop()));
-        let parts = self.driver.into_parts();
-        (parts.io.into_inner(), parts.read_buf)
+    fn begin(&mut self, request: Request<RequestBody>) {
+        let (mut head, body) = request.into_parts();
+        self.awaited = if head.method == Method::HEAD { Awaited::HeadOnly } else { Awaited::Answer };
+        let body = Some(body).filter(|body| !body.is_end_stream());
+        let coding = coding(&mut head.headers, body.as_ref());
+        self.writer.begin(written(&head), body, coding);
+        head.headers.clear();
+        self.room = head.headers;
     }
 
-    /// Polls a response body that arrives on this connection.
-    pub fn poll_body(
-        &mut self,
-        body: &mut Incoming,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<hyper::body::Frame<Bytes>>>> {
-        use hyper::body::Body;
-        // First the body: it tells the connection that more is wanted. Then the connection, which may bring it.
-        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
-            return Poll::Ready(frame);
+    /// Writes what there is to write. What stands in the way of that matters only if no answer comes either: an upstream may
+    /// answer and take no more.
+    ///
+    /// # Errors
+    /// When the client broke off its body.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
+        if self.writer.is_idle() {
+            return Ok(());
         }
-        self.drive(cx);
-        Pin::new(body).poll_frame(cx)
+        match self.writer.poll(&mut self.stream, cx) {
+            Poll::Pending | Poll::Ready(Ok(())) => Ok(()),
+            Poll::Ready(Err(WriteError::Connection(_))) => {
+                self.writer.give_up();
+                self.keeps = false;
+                Ok(())
+            }
+            Poll::Ready(Err(WriteError::Body)) => {
+                self.over = true;
+                Err(())
+            }
+        }
     }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, MessageError>> {
+        loop {
+            let has_body = self.awaited == Awaited::Answer;
+            if let Some(answer) = read_answer(&mut self.reader, has_body, &mut self.room)? {
+                self.awaited = Awaited::None;
+                self.keeps &= answer.keeps;
+                self.body = answer.body;
+                return Poll::Ready(Ok(answer.response));
+            }
+            if ready!(self.reader.poll_read(&mut self.stream, cx))? == 0 {
+                return Poll::Ready(Err(MessageError::Ended));
+            }
+        }
+    }
+
+    /// Polls the body of the response.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, MessageError>>> {
+        self.drive(cx);
+        let polled = self.body.poll_frame(&mut self.reader, &mut self.stream, cx);
+        self.over |= matches!(polled, Poll::Ready(Some(Err(_))));
+        polled
+    }
+
+    /// Whether all of the response's body has been read.
+    pub fn is_body_over(&self) -> bool {
+        self.body.is_over()
+    }
+
+    /// How much is left of the response's body.
+    pub fn body_size(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+
+    /// The stream after a `101 Switching Protocols`, and what was already read from it.
+    pub fn into_stream(mut self) -> (Stream, Bytes) {
+        let early = self.reader.take(self.reader.bytes().len());
+        (self.stream, early)
+    }
+}
+
+/// How the upstream is told where the body ends. Says so in the fields where nobody has.
+fn coding(headers: &mut HeaderMap, body: Option<&RequestBody>) -> Coding {
+    let Some(body) = body else {
+        headers.remove(TRANSFER_ENCODING);
+        return Coding::Length(0);
+    };
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+        return Coding::chunked(headers);
+    }
+    let stated = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if let Some(length) = stated {
+        return Coding::Length(length);
+    }
+    if let Some(length) = body.size_hint().exact() {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        return Coding::Length(length);
+    }
+    headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    Coding::chunked(headers)
+}
+
+/// A request's head as it is sent (RFC 9112 §3).
+fn written(head: &request::Parts) -> Vec<u8> {
+    let mut out = Vec::with_capacity(USUAL_HEAD);
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    write_fields(&head.headers, &mut out);
+    out.extend_from_slice(b"\r\n");
+    out
 }

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri};
-use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::{TrySendError, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
@@ -24,6 +24,7 @@ use super::congested::{Congested, Congestion};
 use super::connection::ExchangeError;
 use super::deadline::Deadline;
 use super::sent::{Bond, Sent};
+use crate::http1::MessageError;
 use crate::proxy::request_body::RequestBody;
 use crate::stream::Stream;
 
@@ -74,6 +75,8 @@ pub struct StreamPlace {
     connection: Rc<Multiplexed>,
     bond: Rc<Bond>,
     deadline: Deadline,
+    /// The body of its response.
+    body: Option<Incoming>,
 }
 
 /// Runs what belongs to a connection: the connection itself, which is the first, when it is driven; all else, which is bodies
@@ -155,7 +158,12 @@ impl Multiplexed {
             return None;
         }
         self.streams.set(self.streams.get() + 1);
-        Some(StreamPlace { connection: Rc::clone(self), bond: Rc::default(), deadline: Deadline::default() })
+        Some(StreamPlace {
+            connection: Rc::clone(self),
+            bond: Rc::default(),
+            deadline: Deadline::default(),
+            body: None,
+        })
     }
 
     /// A request in the words of HTTP/2 (RFC 9113 §8.3.1).
@@ -242,7 +250,7 @@ impl StreamPlace {
         &mut self,
         mut request: Box<Request<RequestBody>>,
         deadline: Instant,
-    ) -> Result<Response<Incoming>, ExchangeError> {
+    ) -> Result<Response<()>, ExchangeError> {
         let reused = self.connection.reused.replace(true);
         self.connection.to_http2(&mut request);
         // Each exchange has its own: what was sent before is over.
@@ -251,13 +259,15 @@ impl StreamPlace {
         let mut sender = self.connection.sender.clone();
         let mut answer = pin!(sender.try_send_request(request));
         self.connection.driven.write();
-        std::future::poll_fn(|cx| {
+        let answer = std::future::poll_fn(|cx| {
             if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
                 return Poll::Ready(answer.map_err(|error| self.failed(error, reused)));
             }
             self.deadline.poll(deadline, cx).map(|()| Err(ExchangeError::Timeout))
-        })
-        .await
+        });
+        let (head, body) = answer.await?.into_parts();
+        self.body = Some(body);
+        Ok(Response::from_parts(head, ()))
     }
 
     fn failed(&self, mut error: TrySendError<Request<Sent>>, reused: bool) -> ExchangeError {
@@ -275,7 +285,7 @@ impl StreamPlace {
         match () {
             () if self.bond.is_broken() => ExchangeError::BodyBroken,
             () if is_not_accepted(&error) => ExchangeError::NotAccepted,
-            () => ExchangeError::Failed(error),
+            () => ExchangeError::Failed(error.into()),
         }
     }
 
@@ -295,8 +305,21 @@ impl StreamPlace {
     }
 
     /// Polls the body of its response.
-    pub(super) fn poll_body(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        Pin::new(body).poll_frame(cx)
+    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, MessageError>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into))),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// Whether nothing more will come of the body of its response.
+    pub(super) fn is_body_over(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    /// How much is left of the body of its response.
+    pub(super) fn body_size(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

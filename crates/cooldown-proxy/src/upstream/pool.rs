@@ -199,9 +199,7 @@ impl Pool {
     async fn fresh(self: &Rc<Self>) -> Result<Lease, ConnectError> {
         let connecting = Connecting::new(self);
         match self.endpoint.open().await {
-            Ok(Opened::Http1(mut connection)) => {
-                // The first poll makes it ready to send.
-                connection.is_usable();
+            Ok(Opened::Http1(connection)) => {
                 self.spoken.set(Spoken::Http1);
                 drop(connecting);
                 Ok(self.lease(Carrier::Http1(connection)))
