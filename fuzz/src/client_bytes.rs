@@ -54,7 +54,7 @@ pub fn run(data: &[u8]) {
         let wrong = upstream.wrong();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
-    if data.len() % 64 == 0 {
+    if data.len().is_multiple_of(64) {
         let answer = answer_of(&world.proxy, "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n");
         assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "others are served: \"{}\"", answer.escape_ascii());
     }

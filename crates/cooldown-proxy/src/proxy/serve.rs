@@ -192,10 +192,10 @@ mod tests {
         assert!(matches!(survived, Err(ProxyError::Internal(_))), "{survived:?}");
     }
 
+    type Serve<F> = dyn Fn(&'static Rc<Worker>, &'static Rc<Peer>, Request<Arriving>, Option<ClientEnd>, bool) -> F;
+
     /// The size of what a function returns, without calling it.
-    fn size_of_answer<F: Future>(
-        _: &dyn Fn(&'static Rc<Worker>, &'static Rc<Peer>, Request<Arriving>, Option<ClientEnd>, bool) -> F,
-    ) -> usize {
+    fn size_of_answer<F: Future>(_: &Serve<F>) -> usize {
         size_of::<F>()
     }
 
