@@ -54,7 +54,7 @@ soak: ## Run for ten minutes, or SECONDS_SOAKED=n, between rude clients and an u
 	$(CARGO) build --release --locked --bin cooldown-proxy
 	bench/soak/run.py --seconds $(SECONDS_SOAKED) --binary $${CARGO_TARGET_DIR:-target}/release/cooldown-proxy
 
-fuzz: ## Fuzz every target for a minute, or for SECONDS_EACH=n; needs nightly Rust and cargo-fuzz
+fuzz: ## Fuzz every target for a minute, or for SECONDS_EACH=n; needs cargo-fuzz
 	@fuzz/run $(SECONDS_EACH)
 
 setup:

@@ -38,6 +38,10 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 
 /// Sends the bytes on a connection of their own.
 pub fn run(data: &[u8]) {
+    // A fuzzer sees what the program compares with, and would send it. No client can.
+    if data.windows(KEY.len()).any(|part| part == KEY.as_bytes()) {
+        return;
+    }
     let world = &*WORLD;
     let mut stream = TcpStream::connect(world.proxy.address()).expect("the proxy listens");
     // It may close before it has read all.
@@ -54,7 +58,7 @@ pub fn run(data: &[u8]) {
         let wrong = upstream.wrong();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
-    if data.len() % 64 == 0 {
+    if data.len().is_multiple_of(64) {
         let answer = answer_of(&world.proxy, "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n");
         assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "others are served: \"{}\"", answer.escape_ascii());
     }

@@ -154,26 +154,32 @@ impl Request {
         if let Some(length) = self.length {
             return skip(reader, length);
         }
-        while self.chunked {
-            let line = line(reader)?;
-            let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
-            let size = std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
-            match size.ok_or_else(|| wrong("a chunk without a size"))? {
-                0 => break,
-                size => skip(reader, size)?,
-            }
-            if !self::line(reader)?.is_empty() {
-                return Err(wrong("a chunk longer than its size"));
-            }
+        if self.chunked { chunks(reader) } else { Ok(()) }
+    }
+}
+
+/// Reads chunks and trailers to their end.
+fn chunks(reader: &mut BufReader<&TcpStream>) -> io::Result<()> {
+    loop {
+        let line = line(reader)?;
+        let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
+        let digits = Some(digits).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        let size = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        match size.ok_or_else(|| wrong("a chunk without a size"))? {
+            0 => break,
+            size => skip(reader, size)?,
         }
-        while self.chunked {
-            let trailer = line(reader)?;
-            if trailer.is_empty() {
-                break;
-            }
-            field(&trailer).map_err(|_| wrong("a trailer that is no field"))?;
+        if !self::line(reader)?.is_empty() {
+            return Err(wrong("a chunk longer than its size"));
         }
-        Ok(())
+    }
+    loop {
+        let trailer = line(reader)?;
+        if trailer.is_empty() {
+            return Ok(());
+        }
+        field(&trailer).map_err(|_| wrong("a trailer that is no field"))?;
     }
 }
 

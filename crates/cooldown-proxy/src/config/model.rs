@@ -1,6 +1,8 @@
 //! What is meant: a configuration in which every value is checked. Nothing here can be wrong, so nothing here is checked again.
 
-use std::fmt;
+mod provider;
+mod shared;
+
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
@@ -10,12 +12,12 @@ use std::time::Duration;
 use cooldown_pacer::{Limit, Urgency, Weight};
 use http::HeaderName;
 
-use super::glob::ModelGlob;
 use super::identity::{Identity, IdentityFiles};
 use super::secret::Secret;
 use super::upstream_tls::UpstreamTls;
 use super::url::Url;
-use crate::provider::{Charge, Tokenizer};
+pub use provider::{KeyField, Keys, Provider, ProviderKind};
+pub use shared::{Shared, Store, StoreForm};
 
 /// Everything that the program was told.
 #[derive(Debug, Clone)]
@@ -202,92 +204,6 @@ pub struct DomainLimits {
     pub limits: Limits,
 }
 
-/// One entry of `providers`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Provider {
-    /// Its name; requests reach it at `/<name>/…`.
-    pub name: String,
-    /// What kind of API it is: the one that has its name, unless another is configured.
-    pub kind: ProviderKind,
-    /// Where it is.
-    pub upstream: Upstream,
-    /// What stands in place of `/v1` in the path of a request that named no provider and was routed by its model: empty, or
-    /// starting with `/` and not ending in one.
-    pub unified_base: &'static str,
-    /// Its keys, at least one; `client` alone stands for the caller's own.
-    pub keys: Keys,
-    /// Where it wants them.
-    pub key_field: KeyField,
-    /// The models that it serves, beside those in `model_aliases`.
-    pub models: Vec<ModelGlob>,
-    /// Names under which callers may ask for a model, each with the name that this provider has for it; no name twice.
-    pub model_aliases: Vec<(String, String)>,
-    /// Whether it serves a model only when the others that serve it are closed, spent or unreachable.
-    pub fallback: bool,
-    /// What it charges to its limits.
-    pub charge: Charge,
-    /// By which tokenizer the prompts for a model are counted, if by any; the first entry that matches it holds. Where none
-    /// does, they are estimated from their bytes.
-    pub tokenizers: Vec<(ModelGlob, Option<Tokenizer>)>,
-    /// Limits for each key.
-    pub limits: Limits,
-    /// Limits for each key and model; for a model, all entries that match it hold.
-    pub model_limits: Vec<(ModelGlob, Limits)>,
-}
-
-/// A kind of API: how it states limits, usage and errors, and where it wants its key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ProviderKind {
-    /// OpenAI.
-    OpenAi,
-    /// Azure OpenAI.
-    Azure,
-    /// Anthropic.
-    Anthropic,
-    /// Cerebras.
-    Cerebras,
-    /// Groq.
-    Groq,
-    /// Google's Gemini API.
-    Gemini,
-    /// Mistral.
-    Mistral,
-    /// OpenRouter.
-    OpenRouter,
-    /// Together.
-    Together,
-    /// Fireworks.
-    Fireworks,
-    /// DeepSeek.
-    DeepSeek,
-    /// GitHub's REST API.
-    GitHub,
-    /// Any other HTTP API.
-    Generic,
-}
-
-/// The field in which a provider wants its key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyField {
-    /// `authorization: Bearer KEY` (RFC 6750).
-    Authorization,
-    /// `x-api-key: KEY`, as Anthropic has it.
-    XApiKey,
-    /// `api-key: KEY`, as Azure has it.
-    ApiKey,
-    /// `x-goog-api-key: KEY`, as Gemini has it.
-    XGoogApiKey,
-}
-
-/// Whose credentials a provider is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Keys {
-    /// The caller's own, unchanged.
-    Client,
-    /// Ours.
-    Ours(Vec<Secret>),
-}
-
 /// One entry of `clients`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
@@ -363,47 +279,6 @@ pub struct Admin {
     pub port: u16,
     /// What a caller must show (`authorization: Bearer …`); always set where `host` is not loopback.
     pub token: Option<Secret>,
-}
-
-/// `shared`: one limit for many instances.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shared {
-    /// Where the instances meet.
-    pub store: Store,
-    /// What all keys and channels there begin with; visible ASCII without braces.
-    pub prefix: String,
-    /// How often an instance says what it holds of a limit, if nothing changes.
-    pub every: Duration,
-    /// The name of this instance, which no other one that runs has. Where it is `None`: the host's name and the port.
-    pub instance: Option<String>,
-}
-
-/// A Redis or Valkey.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Store {
-    /// How it is made of its nodes.
-    pub form: StoreForm,
-    /// Whether TLS is spoken.
-    pub tls: bool,
-    /// Host and port of each node that is known, at least one; an IPv6 address without brackets.
-    pub nodes: Vec<(String, u16)>,
-    /// The user, where one is named.
-    pub user: Option<Secret>,
-    /// The password.
-    pub password: Option<Secret>,
-    /// The number of the database.
-    pub database: u8,
-}
-
-/// What the nodes of a store are to each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreForm {
-    /// There is one.
-    Single,
-    /// They are a Cluster.
-    Cluster,
-    /// They are Sentinels, which know the master of this name.
-    Sentinel(String),
 }
 
 /// `log`.
@@ -511,30 +386,6 @@ impl Admin {
     /// Whether both would listen on the same address.
     pub(super) fn shares_port_with(&self, server: &Server) -> bool {
         self.port == server.port && self.port != 0 && self.host.eq_ignore_ascii_case(&server.host)
-    }
-}
-
-/// `redis://127.0.0.1:6379`, without what is secret.
-impl fmt::Display for Store {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tls = if self.tls { "s" } else { "" };
-        let form = match self.form {
-            StoreForm::Single => "",
-            StoreForm::Cluster => "+cluster",
-            StoreForm::Sentinel(_) => "+sentinel",
-        };
-        write!(f, "redis{tls}{form}://")?;
-        for (nth, (host, port)) in self.nodes.iter().enumerate() {
-            let comma = if nth > 0 { "," } else { "" };
-            match host.contains(':') {
-                true => write!(f, "{comma}[{host}]:{port}")?,
-                false => write!(f, "{comma}{host}:{port}")?,
-            }
-        }
-        if let StoreForm::Sentinel(name) = &self.form {
-            write!(f, "/{name}")?;
-        }
-        Ok(())
     }
 }
 

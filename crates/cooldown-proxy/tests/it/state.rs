@@ -172,7 +172,7 @@ async fn a_rate_that_was_found_is_known_after_a_crash() {
     let state = TempDir::new().expect("a folder");
     let config = config(&upstream, state.path(), "").replace("max_wait: 500ms", "max_wait: 30s");
     let binary = Binary::serve(&config);
-    assert_eq!(served_of(binary.address(), 60).await, 60);
+    assert!(served_of(binary.address(), 60).await > 20);
     let before = metrics(&binary).await;
     assert!(before.contains("source=\"found\""), "{before}");
     killed(binary, "KILL").await;
