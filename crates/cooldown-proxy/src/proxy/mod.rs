@@ -47,7 +47,7 @@ pub(crate) use models::ModelTable;
 pub use overview::NoSuchUpstream;
 pub use peer::Peer;
 pub use route::Router;
-pub use serve::serve;
+pub use serve::{Delivery, serve};
 pub use site::Site;
 pub(crate) use site::router;
 pub use translate::serve_stream;

@@ -24,8 +24,8 @@ const MOST_AHEAD: usize = 64 * 1024;
 const SHORT: usize = 16 * 1024;
 /// The most that is kept of a body that only passes, in bytes: a larger one can be sent once.
 const MOST_KEPT: usize = 1024 * 1024;
-/// Pieces below this are copied, so that they do not hold the much larger buffer that they were read into.
-const WORTH_COPYING: usize = 4096;
+/// Pieces below this are copied together, so that they do not hold the much larger buffer that they were read into, in bytes.
+const SHORT_PIECE: usize = 4096;
 
 /// A request's body, as one attempt sends it.
 #[derive(Debug)]
@@ -75,7 +75,11 @@ pub(super) enum WholeError {
 struct Source {
     /// Pieces that were read: all of them for as long as [`lost`](Source::lost) is false, then those not sent yet.
     kept: VecDeque<Bytes>,
-    /// The next of them to be sent.
+    /// Short pieces behind them, together: one that comes byte by byte would take forty times its length otherwise.
+    short_ones: BytesMut,
+    /// Those were sent.
+    sent_short_ones: bool,
+    /// The next of the pieces to be sent.
     next: usize,
     /// How many pieces were sent, over all attempts.
     sent: u64,
@@ -98,6 +102,8 @@ impl RequestBody {
         }
         Self::Passing(Passing(Rc::new(RefCell::new(Source {
             kept: VecDeque::new(),
+            short_ones: BytesMut::new(),
+            sent_short_ones: false,
             next: 0,
             sent: 0,
             lost: false,
@@ -175,7 +181,7 @@ impl RequestBody {
         let held = Held::none(source.held.memory());
         let bytes = source.joined();
         // It is the reader's now: nothing is left to be sent from here.
-        source.kept.clear();
+        source.forget();
         Ok(Read {
             bytes,
             trailers: source.trailers.take().map(Box::new),
@@ -189,7 +195,7 @@ impl Passing {
     pub(super) fn give_up(&self) {
         let mut source = self.0.borrow_mut();
         source.lost = true;
-        source.kept.clear();
+        source.forget();
         let held = source.held.bytes();
         source.held.release(held);
     }
@@ -208,6 +214,7 @@ impl Passing {
 impl Source {
     fn rewind(&mut self) -> bool {
         if !self.lost {
+            self.close();
             self.next = 0;
             self.idle.restart();
         }
@@ -255,7 +262,7 @@ impl Source {
         match frame.into_data() {
             Ok(data) => {
                 counted = self.held.take(data.len());
-                self.kept.push_back(worth_keeping(data));
+                self.add(data, false);
             }
             Err(frame) => self.trailers = frame.into_trailers().ok(),
         }
@@ -267,6 +274,7 @@ impl Source {
 
     /// What was kept, in one piece.
     fn joined(&mut self) -> Bytes {
+        self.close();
         if self.kept.len() == 1 {
             return self.kept[0].clone();
         }
@@ -305,6 +313,9 @@ impl Source {
 
     fn next_kept(&mut self) -> Option<Bytes> {
         self.sent += 1;
+        if !self.sent_short_ones {
+            self.close();
+        }
         if self.lost {
             let piece = self.kept.pop_front()?;
             self.held.release(piece.len());
@@ -321,27 +332,59 @@ impl Source {
             return;
         }
         if self.held.bytes() + data.len() <= MOST_KEPT && self.held.take(data.len()) {
-            self.kept.push_back(worth_keeping(data));
-            self.next += 1;
+            self.add(data, true);
         } else {
             // All that was kept has been sent: the rest is read only after it.
             self.lost = true;
-            self.kept.clear();
+            self.forget();
             self.held.release(self.held.bytes());
         }
     }
 
-    fn left(&self) -> impl Iterator<Item = &Bytes> {
-        self.kept.iter().skip(if self.lost { 0 } else { self.next })
+    /// Adds a piece to those that are kept, behind all others.
+    fn add(&mut self, data: Bytes, was_sent: bool) {
+        if self.sent_short_ones != was_sent || data.len() >= SHORT_PIECE {
+            self.close();
+        }
+        self.sent_short_ones = was_sent;
+        if data.len() >= SHORT_PIECE {
+            self.kept.push_back(data);
+            self.next = self.next.saturating_add(usize::from(was_sent));
+            return;
+        }
+        self.short_ones.extend_from_slice(&data);
+        if self.short_ones.len() >= SHORT_PIECE {
+            self.close();
+        }
+    }
+
+    /// The short pieces become one of the others.
+    fn close(&mut self) {
+        if !self.short_ones.is_empty() {
+            self.kept.push_back(std::mem::take(&mut self.short_ones).freeze());
+            self.next = self.next.saturating_add(usize::from(self.sent_short_ones));
+        }
+    }
+
+    fn forget(&mut self) {
+        self.kept.clear();
+        self.short_ones = BytesMut::new();
+    }
+
+    /// How many bytes that are kept are still to be sent.
+    fn left(&self) -> u64 {
+        let pieces = self.kept.iter().skip(if self.lost { 0 } else { self.next });
+        let short_ones = if self.sent_short_ones { 0 } else { self.short_ones.len() };
+        pieces.map(|piece| piece.len() as u64).sum::<u64>() + short_ones as u64
     }
 
     fn is_end_stream(&self) -> bool {
         let trailers = self.trailers.is_some() && self.next != usize::MAX;
-        self.left().next().is_none() && !trailers && self.rest.as_ref().is_none_or(Arriving::is_end_stream)
+        self.left() == 0 && !trailers && self.rest.as_ref().is_none_or(Arriving::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let kept: u64 = self.left().map(|piece| piece.len() as u64).sum();
+        let kept = self.left();
         let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Arriving::size_hint);
         let mut hint = SizeHint::new();
         if let Some(upper) = rest.upper() {
@@ -357,11 +400,6 @@ impl Whole {
         let piece = self.pieces.pop_front().map(Frame::data);
         piece.or_else(|| self.trailers.take().map(|trailers| Frame::trailers(*trailers)))
     }
-}
-
-/// A piece without the buffer that it was read into, where that is much larger.
-fn worth_keeping(data: Bytes) -> Bytes {
-    if data.len() < WORTH_COPYING { Bytes::copy_from_slice(&data) } else { data }
 }
 
 impl Body for RequestBody {
@@ -442,7 +480,8 @@ mod tests {
 
     fn kept(body: &RequestBody) -> usize {
         let RequestBody::Passing(passing) = body else { return 0 };
-        passing.0.borrow().kept.iter().map(Bytes::len).sum()
+        let source = passing.0.borrow();
+        source.kept.iter().map(Bytes::len).sum::<usize>() + source.short_ones.len()
     }
 
     #[tokio::test]
@@ -461,6 +500,31 @@ mod tests {
             let whole = body.again().expect("nothing has been sent").collect().await.expect("a whole body");
             assert_eq!(whole.to_bytes().len(), LENGTH, "what comes later is not lost");
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_byte_by_byte_takes_no_more_than_another() {
+        const BYTES: usize = 3 * SHORT_PIECE;
+        let (mut client, server) = duplex(FRAME);
+        let (hand, handed) = oneshot::channel();
+        let hand = Mutex::new(Some(hand));
+        let service = service_fn(move |request: Request<Incoming>| {
+            hand.lock().take().expect("one request").send(request.into_body()).expect("the test waits for it");
+            pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+        });
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(server), service).into_future());
+        client.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await.expect("sent");
+        let arriving = Arriving::Http2(handed.await.expect("a request"));
+        tokio::spawn(async move { client.write_all(&[&b"1\r\nx\r\n".repeat(BYTES)[..], b"0\r\n\r\n"].concat()).await });
+
+        let body = RequestBody::new(arriving, Duration::from_secs(60), &Arc::new(BodyMemory::new(1 << 30)));
+        for _ in 0..2 {
+            let attempt = body.again().expect("it is kept");
+            assert_eq!(attempt.collect().await.expect("a whole body").to_bytes(), vec![b'x'; BYTES]);
+        }
+        let RequestBody::Passing(passing) = &body else { panic!("it came from a client") };
+        let pieces = passing.0.borrow().kept.len();
+        assert!(pieces <= BYTES / SHORT_PIECE + 1, "{pieces} pieces");
     }
 
     #[tokio::test]

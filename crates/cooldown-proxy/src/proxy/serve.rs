@@ -25,25 +25,33 @@ use super::unread::Unread;
 use super::worker::{InFlight, Worker};
 use crate::telemetry::EventKind;
 
-/// Answers one request. `end` is the client's end of its connection, where another protocol may be spoken on that; `ambiguous`
-/// says that its head could be read in two ways.
+/// How a request came: what its connection knows of it, beside its head and its body.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    /// The client's end, where another protocol may be spoken on it.
+    pub end: Option<ClientEnd>,
+    /// Its head can be read in two ways.
+    pub is_ambiguous: bool,
+}
+
+/// Answers one request.
 ///
 /// What can be done without waiting is done before there is a future, so that what waits is small.
 pub fn serve(
     worker: &Rc<Worker>,
     peer: &Rc<Peer>,
     request: Request<Arriving>,
-    end: Option<ClientEnd>,
-    ambiguous: bool,
+    delivery: Delivery,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
+    let Delivery { end, is_ambiguous } = delivery;
     let in_flight = worker.begin(peer);
     let mut record = begin_record(worker, &request);
     let (head, arriving) = request.into_parts();
     let stranger = Speech::of_stranger(&head);
     let body = RequestBody::new(arriving, worker.site.idle_timeout, &worker.site.memory);
     // What follows a head that can be read in two ways is nobody's body.
-    let unread = Unread::of(&body, &head.headers).filter(|_| !ambiguous);
-    let prepared = if ambiguous {
+    let unread = Unread::of(&body, &head.headers).filter(|_| !is_ambiguous);
+    let prepared = if is_ambiguous {
         Err(ProxyError::InvalidRequest("its length is stated more than once"))
     } else if worker.is_draining() {
         Err(ProxyError::ShuttingDown)
@@ -192,10 +200,10 @@ mod tests {
         assert!(matches!(survived, Err(ProxyError::Internal(_))), "{survived:?}");
     }
 
-    type Serve<F> = dyn Fn(&'static Rc<Worker>, &'static Rc<Peer>, Request<Arriving>, Option<ClientEnd>, bool) -> F;
-
     /// The size of what a function returns, without calling it.
-    fn size_of_answer<F: Future>(_: &Serve<F>) -> usize {
+    fn size_of_answer<F: Future>(
+        _: &dyn Fn(&'static Rc<Worker>, &'static Rc<Peer>, Request<Arriving>, Delivery) -> F,
+    ) -> usize {
         size_of::<F>()
     }
 

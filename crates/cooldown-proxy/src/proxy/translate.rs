@@ -20,7 +20,7 @@ use super::arriving::Arriving;
 use super::body::ResponseBody;
 use super::error::{ProxyError, Speech};
 use super::peer::Peer;
-use super::serve::serve;
+use super::serve::{Delivery, serve};
 use super::tunnel::ClientEnd;
 use super::worker::Worker;
 
@@ -41,10 +41,10 @@ pub fn serve_stream(
     peer: &Rc<Peer>,
     mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
-    let ambiguous = request.headers().get_all(CONTENT_LENGTH).iter().count() > 1;
+    let is_ambiguous = request.headers().get_all(CONTENT_LENGTH).iter().count() > 1;
     let wish = to_http1(&mut request);
     let end = request.extensions_mut().remove::<OnUpgrade>().map(ClientEnd::Http2);
-    let answered = serve(worker, peer, request.map(Arriving::Http2), end, ambiguous);
+    let answered = serve(worker, peer, request.map(Arriving::Http2), Delivery { end, is_ambiguous });
     async move {
         let response = answered.await?;
         Ok(match wish {

@@ -16,7 +16,7 @@ use crate::http1::{
     Asked, ClientBody, Coding, Filled, MessageError, Question, Side, WriteError, Writer, write_answer, write_refusal,
 };
 use crate::proxy::body::ResponseBody;
-use crate::proxy::{self, Arriving, ClientEnd};
+use crate::proxy::{self, Arriving, ClientEnd, Delivery};
 use crate::stream::Stream;
 
 /// For how long what is left of a request is read after its answer; nginx's `lingering_time`.
@@ -135,9 +135,9 @@ impl Http1 {
         let Asked { request, body, wants_continue, wants_upgrade, is_ambiguous, .. } = *asked;
         let body = Arriving::Http1(ClientBody::begin(&self.side, body, wants_continue));
         let (switch, end) = wants_upgrade.then(oneshot::channel).unzip();
-        let (request, end) = (request.map(|()| body), end.map(ClientEnd::Http1));
+        let delivery = Delivery { end: end.map(ClientEnd::Http1), is_ambiguous };
         let Client { current, peer, .. } = &self.client;
-        let answering = current.with(|worker| proxy::serve(worker, peer, request, end, is_ambiguous));
+        let answering = current.with(|worker| proxy::serve(worker, peer, request.map(|()| body), delivery));
         (Box::pin(answering), switch)
     }
 
