@@ -21,8 +21,10 @@ const LONG_PERIOD: u64 = 60 * MINUTE;
 /// Inferred periods differ by this part of themselves and are the same.
 const ALIKE: u64 = 20;
 
-/// Other instances are told of the same limit no more often than this, unless it is another one.
+/// Other instances are told what is left of the same limit no more often than this,
 const QUIET: u64 = 1_000_000_000;
+/// and that it is another one no more often than this.
+const LEAST_QUIET: u64 = 200_000_000;
 /// What is left is worth telling where it is less than what was believed by more than this part of the limit.
 const SURPRISE: u64 = 20;
 /// However small a share is, no more leaves from all than so much for each one that leaves here.
@@ -196,8 +198,9 @@ impl Learned {
 
     /// Whether others should hear at once what was just told: a limit that is news, or less left than they believe.
     pub(crate) fn is_worth_telling(&mut self, now: u64, is_news: bool, left: Option<u64>) -> bool {
-        let is_quiet = self.spread > 0 && now.saturating_sub(self.spread) < QUIET;
-        let is_told = is_news || !is_quiet && left.is_some_and(|left| self.is_surprise(left));
+        let since = if self.spread > 0 { now.saturating_sub(self.spread) } else { u64::MAX };
+        let is_surprise = since >= QUIET && left.is_some_and(|left| self.is_surprise(left));
+        let is_told = is_news && since >= LEAST_QUIET || is_surprise;
         if is_told {
             self.spread = now;
         }
