@@ -80,6 +80,8 @@ async fn a_limit_that_is_told_is_kept_and_used_by_three_instances_and_by_one_tha
     sleep(7 * SECOND).await;
     let from = Instant::now();
     let late = instance(CEREBRAS, &upstream, &redis, "late");
+    // It reads what is known.
+    sleep(Duration::from_millis(300)).await;
     let newcomers = crowd(CEREBRAS, &late, 8 * SECOND);
     sleep(SECOND).await;
     let (before, counted) = (upstream.accepted(), Instant::now());
