@@ -208,5 +208,5 @@ fn credentials_come_to_whom_they_are_meant_for_and_to_nobody_else() {
         panic!("{failure}");
     }
     let seen: Vec<usize> = upstreams.all.iter().map(|(_, upstream)| upstream.seen().len()).collect();
-    assert!(seen.iter().all(|seen| *seen >= 5), "all of them were asked: {seen:?}");
+    assert!(!seen.contains(&0), "all of them were asked: {seen:?}");
 }
