@@ -155,7 +155,7 @@ pub(crate) fn write_refusal(status: StatusCode) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, Response};
+    use http::Response;
     use http_body_util::{Empty, Full, StreamBody};
     use hyper::body::{Bytes, Frame};
     use rstest::rstest;
@@ -249,16 +249,7 @@ mod tests {
             said.starts_with("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\ndate: "),
             "{said}"
         );
-        let head = httparse_of(&said);
-        assert!(httpdate::parse_http_date(head["date"].to_str().expect("text")).is_ok());
-    }
-
-    fn httparse_of(said: &str) -> HeaderMap {
-        let lines = said.lines().skip(1).filter_map(|line| line.split_once(": "));
-        lines
-            .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")))
-            .collect::<Vec<(http::HeaderName, HeaderValue)>>()
-            .into_iter()
-            .collect()
+        let date = said.lines().find_map(|line| line.strip_prefix("date: "));
+        assert!(date.is_some_and(|date| httpdate::parse_http_date(date).is_ok()), "{said}");
     }
 }
