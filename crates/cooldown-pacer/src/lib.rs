@@ -50,6 +50,7 @@ pub mod share;
 mod shared;
 mod taught;
 mod time;
+mod turn;
 mod window;
 
 pub use absorb::Moved;
