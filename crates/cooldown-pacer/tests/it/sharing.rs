@@ -8,7 +8,7 @@ use cooldown_pacer::share::{Answer, Holder, Ledger, Renewal, Terms, Which};
 use cooldown_pacer::{Admission, Ask, Cost, Departure, Flow, Key, Limit, Pacer, Permit, Settings, Spent, Ticket, Unit};
 use proptest::prelude::*;
 
-use crate::world::{MILLI, SECOND, at, requests_per, worst_window};
+use crate::world::{MILLI, SECOND, at, requests_per, roll, worst_window};
 
 const EVERY: Duration = Duration::from_millis(250);
 const FIRST: Which = Which::Stated(0);
@@ -116,10 +116,7 @@ impl Fleet {
     }
 
     fn roll(&mut self) -> u64 {
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
-        self.dice >> 11
+        roll(&mut self.dice)
     }
 
     fn run_for(&mut self, nanos: u64) {

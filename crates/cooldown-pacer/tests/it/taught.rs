@@ -11,7 +11,7 @@ use cooldown_pacer::{
 use proptest::prelude::*;
 
 use crate::upstream::{Counting, Telling, fixed, sliding};
-use crate::world::{MILLI, SECOND, at, worst_window};
+use crate::world::{MILLI, SECOND, at, roll, worst_window};
 
 const EVERY: Duration = Duration::from_millis(250);
 /// What a request takes on its way to the upstream, and an answer back.
@@ -114,10 +114,7 @@ impl Fleet {
     }
 
     fn roll(&mut self) -> u64 {
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
-        self.dice >> 11
+        roll(&mut self.dice)
     }
 
     /// An instance starts, and reads what the others know.

@@ -240,6 +240,14 @@ impl World {
     }
 }
 
+/// The next throw of a die that always falls in the same way (xorshift, 64 bits).
+pub(crate) fn roll(dice: &mut u64) -> u64 {
+    *dice ^= *dice << 13;
+    *dice ^= *dice >> 7;
+    *dice ^= *dice << 17;
+    *dice >> 11
+}
+
 /// The most that left in any trailing window of `period`, both ends included.
 pub(crate) fn worst_window(departures: &[(u64, u64)], period: u64) -> u64 {
     let mut worst = 0;

@@ -1,6 +1,7 @@
 //! Bytes that have come and were not used yet.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -111,7 +112,6 @@ impl Reader {
 
     /// Long bodies are not copied.
     fn poll_read_long(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        use std::future::Future;
         self.held.reserve(self.room);
         let count = ready!(pin!(stream.read_buf(&mut self.held)).poll(cx))?;
         if count < SHORT / 2 {

@@ -52,8 +52,8 @@ type Counted = (Rc<Connections>, Open);
 
 /// Cuts a client that is slow with its head, or has nothing more to say.
 ///
-/// The timer runs on while requests come, and looks only when it rings whether any has: hyper's own is set anew for every
-/// request, which costs more than reading its head. So a first head has exactly the time-out, and a connection between
+/// The timer runs on while requests come, and looks only when it rings whether any has: setting one anew for every request
+/// costs more than reading its head. So a first head has exactly the time-out, and a connection between
 /// two requests is kept for that time at least, and at most for twice as long.
 #[derive(Debug)]
 pub(super) struct HeadTimeout {

@@ -267,7 +267,7 @@ async fn a_head_beyond_all_bounds_is_refused_and_the_proxy_lives_on() {
     assert_eq!(get(proxy.address(), "a.example", "/").await.status, StatusCode::OK);
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[tokio::test]
 async fn a_preface_in_pieces_begins_http2_and_one_that_stops_is_cut() {

@@ -10,9 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use crate::http2::PREFACE;
 use crate::support::{Binary, PATIENCE, Upstream, get, plain};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Types of frames (RFC 9113 §6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;

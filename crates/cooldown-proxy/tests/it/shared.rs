@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use cooldown_proxy::demo::mock::MockProvider;
 use cooldown_proxy::demo::strict::{Counting, Rule};
-use http::StatusCode;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use tokio::time::sleep;
 
 use crate::reload::Load;
@@ -107,7 +108,7 @@ async fn reaches(upstream: &MockProvider, least: f64, span: Duration, spans: usi
     panic!("only {:.1} % of the limit was used", most * 100.0);
 }
 
-fn url(redis: &Redis) -> String {
+pub(crate) fn url(redis: &Redis) -> String {
     format!("redis://{}", redis.address())
 }
 
@@ -272,20 +273,22 @@ async fn instances_that_start_without_the_store_serve_and_share_when_it_comes() 
     fleet.assert_nothing_failed(loads).await;
 }
 
+/// An upstream whose `/refused` says no for three seconds.
+pub(crate) async fn refusing(request: Request<Incoming>) -> Response<Body> {
+    if request.uri().path() != "/refused" {
+        return plain(request).await;
+    }
+    let mut response = Response::new(text("no"));
+    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    response.headers_mut().insert("retry-after", http::HeaderValue::from_static("3"));
+    response
+}
+
 #[tokio::test]
 async fn what_closes_for_one_instance_closes_for_all_within_100_ms_and_for_newcomers() {
     let _timed = timed().await;
     let redis = Redis::start();
-    let upstream = Upstream::start(|request| async move {
-        if request.uri().path() != "/refused" {
-            return plain(request).await;
-        }
-        let mut response = hyper::Response::new(text("no"));
-        *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-        response.headers_mut().insert("retry-after", http::HeaderValue::from_static("3"));
-        response
-    })
-    .await;
+    let upstream = Upstream::start(refusing).await;
     let start = |name| {
         let shared = format!("shared: {{redis: \"{}\", instance: {name}}}", url(&redis));
         Proxy::start(&format!("routes: {{\"*\": \"{}\"}}\nretry: {{on: []}}\n{shared}", upstream.url()))

@@ -8,17 +8,13 @@ use cooldown_pacer::Unit;
 use http::{Request, StatusCode};
 use tokio::time::sleep;
 
-use crate::shared::or_busy;
+use crate::shared::{or_busy, refusing, url};
 use crate::support::provider::{Allowance, Behaviour, Dialect, LlmProvider};
 use crate::support::redis::Redis;
 use crate::support::{Binary, Crowd, Proxy, Upstream, chat, fetch, get, plain, text, timed, until};
 
 const LIMIT: u32 = 60;
 const SECOND: Duration = Duration::from_secs(1);
-
-fn url(redis: &Redis) -> String {
-    format!("redis://{}", redis.address())
-}
 
 /// A kind of API, as what its clients call it, and by which model.
 #[derive(Clone, Copy)]
@@ -124,20 +120,17 @@ async fn fields_as_openai_sends_them_are_enough_for_three_instances() {
     assert!(refused <= 12, "{refused} refused");
 }
 
-/// An upstream whose `/refused` says no for three seconds, and when it last did.
-async fn refusing() -> (Upstream, Arc<Mutex<Option<Instant>>>) {
+/// An upstream that refuses so, and when it last said no.
+async fn timed_refusing() -> (Upstream, Arc<Mutex<Option<Instant>>>) {
     let said = Arc::new(Mutex::new(None));
     let says = Arc::clone(&said);
     let upstream = Upstream::start(move |request| {
         let says = Arc::clone(&says);
         async move {
-            if request.uri().path() != "/refused" {
-                return plain(request).await;
+            let response = refusing(request).await;
+            if response.status() == StatusCode::TOO_MANY_REQUESTS {
+                *says.lock().expect("no panic") = Some(Instant::now());
             }
-            let mut response = hyper::Response::new(text("no"));
-            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-            response.headers_mut().insert("retry-after", http::HeaderValue::from_static("3"));
-            *says.lock().expect("no panic") = Some(Instant::now());
             response
         }
     })
@@ -149,7 +142,7 @@ async fn refusing() -> (Upstream, Arc<Mutex<Option<Instant>>>) {
 async fn a_refusal_of_one_instance_stops_the_others_within_100_ms() {
     let _timed = timed().await;
     let redis = Redis::start();
-    let (upstream, said) = refusing().await;
+    let (upstream, said) = timed_refusing().await;
     let start = |name| {
         let shared = format!("shared: {{redis: \"{}\", instance: {name}}}", url(&redis));
         Proxy::start(&format!("routes: {{\"*\": \"{}\"}}\nretry: {{on: []}}\n{shared}", upstream.url()))
