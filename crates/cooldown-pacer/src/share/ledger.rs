@@ -92,7 +92,8 @@ impl Ledger {
             self.generation = time;
             self.time = time;
             self.recovers = self.now + renewal.terms.recovery();
-            self.told_floors = 0;
+            // Orphans among them may be heard of again, and whoever was heard of may have become one.
+            self.told_floors = self.floors() + std::mem::take(&mut self.orphans);
         }
         self.now += time.saturating_sub(self.time).min(LONGEST_STEP);
         self.time = time;

@@ -98,7 +98,8 @@ end
 local function tick()
     local time, server = machine()
     if store.server ~= server then
-        store.server, store.generation, store.time, store.told_floors = server, time, time, 0
+        store.server, store.generation, store.time = server, time, time
+        store.told_floors, store.orphans = sum('floor') + store.orphans, 0
         store.recovers = store.now + recovery
     end
     store.now = store.now + math.min(saturating(time, store.time), LONGEST_STEP)

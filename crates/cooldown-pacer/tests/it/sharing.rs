@@ -38,11 +38,16 @@ struct Member {
     calls: u64,
     tickets: Vec<(Ticket, u64)>,
     served: Vec<(u64, u64)>,
+    /// Of whom it has heard, through the store.
+    heard_of: Known,
 }
+
+/// Of which members something is known, a bit for each.
+type Known = u8;
 
 enum Message {
     Ask { from: usize, boot: u64, renewal: Renewal },
-    Reply { to: usize, boot: u64, answer: Answer },
+    Reply { to: usize, boot: u64, answer: Answer, known: Known },
 }
 
 struct Fleet {
@@ -51,7 +56,9 @@ struct Fleet {
     takes: u64,
     members: Vec<Member>,
     ledger: Ledger,
-    backup: Ledger,
+    /// Whom the store has heard, or heard of.
+    known: Known,
+    backup: (Ledger, Known),
     server: u64,
     frozen_until: u64,
     dead_until: u64,
@@ -72,7 +79,8 @@ impl Fleet {
             takes: 0,
             members: Vec::new(),
             ledger: Ledger::default(),
-            backup: Ledger::default(),
+            known: 0,
+            backup: (Ledger::default(), 0),
             server: 1,
             frozen_until: 0,
             dead_until: 0,
@@ -112,6 +120,7 @@ impl Fleet {
             calls: 0,
             tickets: Vec::new(),
             served: Vec::new(),
+            heard_of: 0,
         }
     }
 
@@ -150,12 +159,16 @@ impl Fleet {
                     let time = (1_000_000 + (now / MILLI) as i64 + self.clock_off) as u64;
                     let name = self.members[from].name.clone();
                     let server = self.server.to_string();
+                    if self.members[from].boot == boot {
+                        self.known |= self.members[from].heard_of | 1 << from;
+                    }
                     let answer = self.ledger.renew(time, &server, &name, &boot.to_string(), &renewal);
-                    self.send(from, Message::Reply { to: from, boot, answer });
+                    self.send(from, Message::Reply { to: from, boot, answer, known: self.known });
                 }
-                Message::Reply { to, boot, answer } => {
+                Message::Reply { to, boot, answer, known } => {
                     let member = &mut self.members[to];
                     if member.boot == boot && !member.stopped && member.holder.hear(&answer) {
+                        member.heard_of |= known;
                         let share = member.holder.share();
                         // Paused or not: its clock goes on, its code runs later.
                         let local = at(member.clock + now.max(member.paused_until));
@@ -268,6 +281,17 @@ impl Fleet {
         self.members[nth] = Member { served, cost, cut_until, ..fresh };
     }
 
+    /// Whether somebody holds something, and neither the store nor anybody else that runs has heard of it.
+    fn somebody_is_forgotten(&self) -> bool {
+        let others =
+            |nth: usize| self.members.iter().enumerate().filter(move |(other, one)| *other != nth && !one.stopped);
+        (0..self.members.len()).any(|nth| {
+            let known = others(nth).fold(self.known, |known, (_, other)| known | other.heard_of);
+            let member = &self.members[nth];
+            !member.stopped && member.heard_of != 0 && known & (1 << nth) == 0
+        })
+    }
+
     fn leave(&mut self, nth: usize) {
         let local = at(self.members[nth].clock + self.now);
         let member = &mut self.members[nth];
@@ -364,7 +388,7 @@ fn of_many_instances_three_tenths_flow_on_for_ever_however_small_the_floors() {
 #[test]
 fn a_store_that_lost_its_memory_gives_nothing_that_somebody_holds() {
     let mut fleet = three([20, 20, 5]);
-    fleet.ledger = Ledger::default();
+    suffer(&mut fleet, &Fault::Flush);
     fleet.run_for(4 * SECOND);
     assert!(fleet.used(4 * SECOND) >= 0.95, "who holds something goes on: {}", fleet.used(4 * SECOND));
     fleet.run_for(12 * SECOND);
@@ -509,9 +533,9 @@ fn suffer(fleet: &mut Fleet, fault: &Fault) {
         Fault::Leave(who) => fleet.restart(who),
         Fault::Freeze(long) => fleet.frozen_until = now + long,
         Fault::StoreDies(long) => (fleet.dead_until, fleet.server) = (now + long, fleet.server + 1),
-        Fault::Flush => fleet.ledger = Ledger::default(),
-        Fault::Snapshot => fleet.backup = fleet.ledger.clone(),
-        Fault::FailOver => (fleet.ledger, fleet.server) = (fleet.backup.clone(), fleet.server + 1),
+        Fault::Flush => (fleet.ledger, fleet.known) = (Ledger::default(), 0),
+        Fault::Snapshot => fleet.backup = (fleet.ledger.clone(), fleet.known),
+        Fault::FailOver => ((fleet.ledger, fleet.known), fleet.server) = (fleet.backup.clone(), fleet.server + 1),
         Fault::ClockJumps(by) => fleet.clock_off = (fleet.clock_off + by).clamp(-900_000, 900_000),
         Fault::Load(who, flows) => fleet.members[who].flows = flows,
         Fault::Slow(delay) => fleet.delay = delay,
@@ -535,7 +559,8 @@ fn heal(fleet: &mut Fleet) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, max_shrink_iters: 300, ..ProptestConfig::default() })]
 
-    /// R1 for the sum, whatever fails; and full use again when it has stopped.
+    /// R1 for the sum, whatever fails; and full use again when it has stopped. Only when the store and all who could tell it
+    /// of somebody forget at once, nobody can know what that one uses: see ADR 0015.
     #[test]
     fn the_sum_never_exceeds_the_limit_whatever_fails(
         amount in 1u64..49,
@@ -559,6 +584,7 @@ proptest! {
         for (after, fault) in &faults {
             fleet.run_for(after * MILLI);
             suffer(&mut fleet, fault);
+            prop_assume!(!fleet.somebody_is_forgotten());
         }
         fleet.run_for(2 * SECOND);
         heal(&mut fleet);
@@ -567,9 +593,10 @@ proptest! {
         prop_assert!(worst <= amount, "{worst} of {amount}");
         fleet.run_for(10 * SECOND);
         let used = fleet.used(9 * SECOND);
-        // Costs that do not divide the limit leave up to one of them unused, and in turns more.
+        // Costs that do not divide the limit leave up to one of them unused, and in turns more. Floors of which nobody knows
+        // whose they are stay reserved, and they may be all.
         let whole = fleet.members.iter().all(|member| member.cost == 1);
-        prop_assert!(!whole || used * amount as f64 >= 0.7 * amount as f64 - 1.0, "{used} used in the end");
+        prop_assert!(!whole || used * amount as f64 >= 0.67 * amount as f64 - 1.0, "{used} used: {:?}", fleet.ledger);
         let worst = fleet.worst();
         prop_assert!(worst <= amount, "{worst} of {amount}");
     }
