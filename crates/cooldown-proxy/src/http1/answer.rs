@@ -43,14 +43,20 @@ struct Said {
     date: bool,
 }
 
-/// An answer as it is written (RFC 9112 §4, §6).
-pub(crate) fn write_answer<B: Body>(question: Question, parts: &response::Parts, body: B) -> Written<B> {
+/// An answer as it is written (RFC 9112 §4, §6). `tell` writes what the client is told beside its fields.
+pub(crate) fn write_answer<B: Body>(
+    question: Question,
+    parts: &response::Parts,
+    tell: impl FnOnce(&mut Vec<u8>),
+    body: B,
+) -> Written<B> {
     let status = parts.status;
     let has_body = !question.is_head && !status.is_informational() && !matches!(status.as_u16(), 204 | 304);
     let body = Some(body).filter(|body| has_body && !body.is_end_stream());
     let mut head = Vec::with_capacity(USUAL_HEAD);
     write_status(question.version, parts, &mut head);
     let said = write_fields(parts, &mut head);
+    tell(&mut head);
     let coding =
         if has_body { write_coding(question, parts, said.length, body.as_ref(), &mut head) } else { Coding::Length(0) };
     let is_whole = match coding {
@@ -200,33 +206,33 @@ mod tests {
         #[case] said: &str,
         #[case] keeps: bool,
     ) {
-        let written = write_answer(question, &response(status, &[]), Full::new(Bytes::from_static(b"hello")));
+        let written = write_answer(question, &response(status, &[]), |_| {}, Full::new(Bytes::from_static(b"hello")));
         assert_eq!((head(&written).as_str(), written.keeps), (said, keeps));
     }
 
     #[test]
     fn an_answer_of_unknown_length_comes_in_chunks_or_ends_with_the_connection() {
-        let new = write_answer(GET, &response(200, &[]), stream());
+        let new = write_answer(GET, &response(200, &[]), |_| {}, stream());
         assert!(head(&new).ends_with("transfer-encoding: chunked\r\n\r\n") && new.keeps, "{}", head(&new));
-        let old = write_answer(OLD, &response(200, &[]), stream());
+        let old = write_answer(OLD, &response(200, &[]), |_| {}, stream());
         assert!(!head(&old).contains("transfer-encoding") && !old.keeps, "{}", head(&old));
     }
 
     #[test]
     fn the_answer_to_a_head_tells_the_length_and_sends_nothing() {
-        let written = write_answer(HEAD, &response(200, &[("content-length", "5")]), Empty::<Bytes>::new());
+        let written = write_answer(HEAD, &response(200, &[("content-length", "5")]), |_| {}, Empty::<Bytes>::new());
         assert!(written.body.is_none() && written.keeps && head(&written).contains("content-length: 5\r\n"));
     }
 
     #[test]
     fn a_body_shorter_than_was_said_ends_the_connection() {
-        let written = write_answer(GET, &response(200, &[("content-length", "5")]), Empty::<Bytes>::new());
+        let written = write_answer(GET, &response(200, &[("content-length", "5")]), |_| {}, Empty::<Bytes>::new());
         assert!(!written.keeps, "the client must not wait for the rest");
     }
 
     #[test]
     fn an_empty_answer_says_so() {
-        let written = write_answer(GET, &response(200, &[]), Empty::<Bytes>::new());
+        let written = write_answer(GET, &response(200, &[]), |_| {}, Empty::<Bytes>::new());
         assert!(head(&written).contains("content-length: 0\r\n") && written.keeps);
     }
 
@@ -234,7 +240,7 @@ mod tests {
     fn trailers_are_sent_to_who_takes_them_if_they_were_announced() {
         let announced = [("trailer", "x-sum, content-length")];
         let question = Question { takes_trailers: true, ..GET };
-        let names = |question| match write_answer(question, &response(200, &announced), stream()).coding {
+        let names = |question| match write_answer(question, &response(200, &announced), |_| {}, stream()).coding {
             Coding::Chunked(names) => names,
             coding => panic!("{coding:?}"),
         };

@@ -157,7 +157,8 @@ pub(crate) fn write_fields(headers: &HeaderMap, out: &mut Vec<u8>) {
     }
 }
 
-pub(super) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
+/// Writes one as a line.
+pub(crate) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_str().as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value.as_bytes());

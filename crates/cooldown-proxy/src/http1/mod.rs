@@ -18,7 +18,7 @@ use std::io;
 
 pub(crate) use answer::{Question, write_answer, write_refusal};
 pub use decoder::Decoder;
-pub(crate) use fields::write_fields;
+pub(crate) use fields::{write_field, write_fields};
 pub use reader::Reader;
 pub(crate) use request::Asked;
 pub(crate) use response::read_answer;

@@ -1,6 +1,9 @@
 //! Picks a few top-level values out of a JSON body as it passes, whatever its length.
 
 use memchr::memchr2;
+use smallvec::SmallVec;
+
+use super::members::{Member, Members};
 
 /// The longest value that is kept, in bytes. What is longer is passed over.
 const LONGEST_VALUE: usize = 1 << 16;
@@ -52,6 +55,9 @@ impl DocumentScanner {
     /// Reads on, and hands over the key and the value, as they are written, of each member that ends in this chunk and
     /// whose key is `wanted`.
     pub(super) fn read(&mut self, chunk: &[u8], wanted: &[&str], mut each: impl FnMut(&str, &[u8])) {
+        if self.level == 0 && !self.in_string && self.read_whole(chunk, wanted, &mut each) {
+            return;
+        }
         // Where in the chunk the key or value begins that is being read.
         let mut from = 0;
         let mut at = 0;
@@ -103,6 +109,27 @@ impl DocumentScanner {
             Place::Value => self.keep_value(&chunk[from..]),
             Place::Elsewhere | Place::BeforeColon => {}
         }
+    }
+
+    /// Reads a whole object in one chunk, as most answers come, if it is one.
+    fn read_whole(&mut self, chunk: &[u8], wanted: &[&str], each: &mut impl FnMut(&str, &[u8])) -> bool {
+        let Ok(mut members) = Members::of(chunk) else { return false };
+        let mut found = SmallVec::<[(&str, &[u8]); 4]>::new();
+        loop {
+            match members.next() {
+                Ok(Some(Member { name, value })) if value.len() <= LONGEST_VALUE => {
+                    let is_meant = |wanted: &&&str| wanted.as_bytes() == &name[1..name.len() - 1];
+                    found.extend(wanted.iter().find(is_meant).map(|name| (*name, value)));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => return false,
+            }
+        }
+        // As when its last bracket has been passed.
+        self.level = 1;
+        found.into_iter().for_each(|(name, value)| each(name, value));
+        true
     }
 
     /// Goes to the end of a string or of the chunk.
@@ -219,7 +246,9 @@ mod tests {
     fn a_long_value_is_passed_over() {
         let long = "x".repeat(LONGEST_VALUE);
         let json = format!(r#"{{"usage":"{long}","error":1,"{long}usage":5}}"#);
-        assert_eq!(members(json.as_bytes().chunks(999)), [("error".to_owned(), "1".to_owned())]);
+        let expected = [("error".to_owned(), "1".to_owned())];
+        assert_eq!(members(json.as_bytes().chunks(999)), expected);
+        assert_eq!(members([json.as_bytes()]), expected);
     }
 
     proptest! {
@@ -228,6 +257,21 @@ mod tests {
             json in r#"(\{|\[|\}|\]|"usage"|"\\"|:|,|"|1| |\\){0,60}"#, size in 1usize..10
         ) {
             prop_assert_eq!(members(json.as_bytes().chunks(size)), members([json.as_bytes()]));
+        }
+
+        #[test]
+        fn a_whole_object_says_the_same_in_pieces(
+            json in r#"\{("usage"|"a"):(1|"\\\\"|"[}]"|\[\{"usage":0\}, 2\])( ?, ?("error"|"b"):(null|\{\}|"x"|\[\])){0,3} ?\}"#,
+            size in 1usize..10,
+        ) {
+            prop_assert_eq!(members(json.as_bytes().chunks(size)), members([json.as_bytes()]));
+        }
+
+        #[test]
+        fn what_begins_anew_in_a_string_is_in_it(size in 1usize..6) {
+            let chunks = [&b" \""[..], b"{}", b"\"[", br#"{"usage":1}]"#];
+            prop_assert_eq!(members(chunks), members([&chunks.concat()[..]]));
+            prop_assert_eq!(members(chunks.concat().chunks(size)), members(chunks));
         }
     }
 }

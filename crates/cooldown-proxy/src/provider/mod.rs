@@ -15,6 +15,7 @@ mod event;
 mod frames;
 mod hide;
 mod limits;
+mod members;
 mod peek;
 mod rewrite;
 mod sse;

@@ -79,7 +79,8 @@ struct StreamOptions<'a> {
     include_usage: Option<&'a RawValue>,
 }
 
-/// Reads a whole request body. Bytes that are no UTF-8 within its text are let through, nesting may have any depth.
+/// Reads a whole request body. Nesting may have any depth. What the fields hold that are not read is not checked: it is the
+/// upstream's business, and may be long.
 pub fn peek(body: &[u8]) -> Result<Peek<'_>, PeekFault> {
     let fields = Fields::parse(body)?;
     let generation: GenerationConfig<'_> =
@@ -202,7 +203,8 @@ fn inside(object: &[u8], body: &[u8]) -> Option<(usize, bool)> {
 fn model_name<'a>(body: &[u8], raw: &'a [u8]) -> Result<ModelName<'a>, PeekFault> {
     let text = std::str::from_utf8(raw).map_err(|_| PeekFault::ModelNotText)?;
     let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or(PeekFault::ModelNotText)?;
-    let name = if inner.contains('\\') {
+    // Escapes are resolved, and what no string may hold is a fault.
+    let name = if inner.bytes().any(|byte| byte < b' ' || byte == b'\\') {
         Cow::Owned(serde_json::from_str(text).map_err(|_| PeekFault::ModelNotText)?)
     } else {
         Cow::Borrowed(inner)

@@ -30,8 +30,7 @@ const LONGEST_UNTYPED: usize = 1024 * 1024;
 
 /// A request as it arrived.
 pub(super) struct Arrival {
-    /// The client's head without what is only between it and us. Upstreams get it with their own target, and are told
-    /// the way; see [`headers::tell_way`].
+    /// The client's head without what is only between it and us. Upstreams get it with their own target.
     pub head: Parts,
     /// Who sent it.
     pub peer: Rc<Peer>,
@@ -198,7 +197,6 @@ impl Arrival {
     /// Its fields for an attempt. A copy stays for the next one: this one gets the map that has room for more.
     pub(super) fn take_headers(&mut self) -> HeaderMap {
         let copy = self.head.headers.clone();
-        self.head.headers.reserve(headers::ADDED);
         std::mem::replace(&mut self.head.headers, copy)
     }
 

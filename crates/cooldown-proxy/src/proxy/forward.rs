@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use http::header::UPGRADE;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Response};
 use hyper::body::Body;
 use tokio::time::{Instant, sleep};
 
@@ -20,19 +20,21 @@ use super::meter::Meter;
 use super::opening::Opening;
 use super::outgoing::Outgoing;
 use super::record::Record;
-use super::request_body::RequestBody;
 use super::site::Route;
+use super::told::Told;
 use super::tunnel::ClientEnd;
 use super::unread::Unread;
 use super::way::Leg;
 use super::worker::Worker;
 use crate::http1::MessageError;
 use crate::pacing::{Admission, Outcome, Permit, Place};
-use crate::upstream::{ExchangeError, Lease, Pool};
+use crate::upstream::{ExchangeError, Lease, Pool, Sending};
 
 /// What came of a request that its upstream answered.
 pub(super) struct Answer {
     pub response: Response<()>,
+    /// What the client is told beside its fields.
+    pub told: Option<Told>,
     /// The connection on which the body arrives.
     pub lease: Lease,
     pub permit: Permit,
@@ -111,9 +113,9 @@ async fn attempt(
     };
     let counts_tokens = leg.estimate.is_some() && arrival.could_ask_usage() && turn.permit.counts_tokens();
     let mut outgoing = Outgoing::build(arrival, route, journey.ways.get(leg.way), counts_tokens)?;
-    record.propagate(outgoing.request.headers_mut());
+    record.propagate(outgoing.sending.request.headers_mut());
     journey.sent();
-    let response = send(&mut turn, pool, outgoing.request, route, record).await;
+    let response = send(&mut turn, pool, outgoing.sending, route, record).await;
     let response = match response {
         Ok(response) => response,
         Err(error) => return journey.after_failure(leg, error, arrival),
@@ -192,7 +194,7 @@ async fn wait(mut place: Place, arrival: &mut Arrival, record: &mut Record) -> R
 async fn send(
     turn: &mut Turn,
     pool: &Rc<Pool>,
-    mut request: Box<Request<RequestBody>>,
+    mut sending: Box<Sending>,
     route: &Route,
     record: &mut Record,
 ) -> Result<Response<()>, ProxyError> {
@@ -201,7 +203,7 @@ async fn send(
     record.sent();
     loop {
         turn.permit.sent(turn.late);
-        match turn.lease.exchange(request, deadline).await {
+        match turn.lease.exchange(sending, deadline).await {
             Ok(response) => {
                 record.responded(response.status());
                 return Ok(response);
@@ -210,7 +212,7 @@ async fn send(
                 turn.permit.unsent();
                 turn.lease = Box::pin(pool.another()).await.map_err(ProxyError::Unreachable)?;
                 turn.late = true;
-                request = unsent;
+                sending = unsent;
             }
             Err(ExchangeError::Timeout) => return Err(ProxyError::UpstreamTimeout(timeout)),
             Err(ExchangeError::NotAccepted) => return Err(ProxyError::NotAccepted),
@@ -234,7 +236,9 @@ fn finished(worker: &Worker, journey: &Journey, mut answer: Box<Answer>, arrival
     if answer.meter.as_ref().is_some_and(|meter| meter.hides()) {
         headers.remove(http::header::CONTENT_LENGTH);
     }
-    headers::to_client(headers, version, &route.name_value, journey.waited, journey.attempts);
+    headers::to_client(headers);
+    let (upstream, waited, attempts) = (route.name_value.clone(), journey.waited, journey.attempts);
+    answer.told = Some(Told { version, upstream, waited, attempts });
     answer
 }
 

@@ -1,33 +1,26 @@
 //! What a proxy changes in the fields that it passes on (RFC 9110 §7.6).
 
-use std::time::Duration;
-
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
-
-use super::peer::Peer;
-
-/// How many fields an upstream gets at most that its client did not send.
-pub(super) const ADDED: usize = 8;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// By which a client names itself.
 pub(super) const CLIENT: HeaderName = HeaderName::from_static("x-cooldown-client");
-const SOURCE: HeaderName = HeaderName::from_static("x-cooldown-source");
-const UPSTREAM: HeaderName = HeaderName::from_static("x-cooldown-upstream");
-const WAIT_MS: HeaderName = HeaderName::from_static("x-cooldown-wait-ms");
-const ATTEMPTS: HeaderName = HeaderName::from_static("x-cooldown-attempts");
+pub(super) const SOURCE: HeaderName = HeaderName::from_static("x-cooldown-source");
+pub(super) const UPSTREAM: HeaderName = HeaderName::from_static("x-cooldown-upstream");
+pub(super) const WAIT_MS: HeaderName = HeaderName::from_static("x-cooldown-wait-ms");
+pub(super) const ATTEMPTS: HeaderName = HeaderName::from_static("x-cooldown-attempts");
 /// Fields that begin so are between the client and the proxy.
 const OURS: &str = "x-cooldown-";
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// What an SDK says about how often it has asked before.
 pub(super) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -43,6 +36,8 @@ pub(super) struct Noted {
     pub coding: bool,
     /// Fields that end here, `connection` aside.
     hop_by_hop: bool,
+    /// What earlier proxies told of the way, and every proxy tells anew.
+    forwarded: bool,
     /// Fields between the client and the proxy.
     pub ours: bool,
     /// In one of the fields in which credentials travel.
@@ -56,7 +51,7 @@ pub(super) struct Noted {
 }
 
 /// Turns a client's fields into those that every upstream may get. `upgrade` says that its wish for another protocol is
-/// passed on.
+/// passed on. What the upstream is told of the way comes beside them: see [`Forwarded`](super::told::Forwarded).
 pub(super) fn to_upstream(headers: &mut HeaderMap, noted: &Noted, upgrade: bool) {
     let protocol = upgrade.then(|| headers.get(UPGRADE).cloned()).flatten();
     let trailers = noted.te && accepts_trailers(headers);
@@ -75,63 +70,21 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, noted: &Noted, upgrade: bool)
     }
 }
 
-/// Tells an upstream who asks, for which host, and by which way. `version` is what the client spoke.
-pub(super) fn tell_way(headers: &mut HeaderMap, version: Version, peer: &Peer, host: HeaderValue) {
-    headers.append(FORWARDED_FOR, peer.ip_value());
-    headers.append(FORWARDED, peer.forwarded(&host));
-    headers.insert(FORWARDED_PROTO, peer.proto());
-    // RFC 9110 §7.6.3: the protocol in which it was received.
-    headers.append(VIA, via(version));
-    headers.insert(FORWARDED_HOST, host);
-}
-
-/// `via` of a message that was received in this version.
-fn via(version: Version) -> HeaderValue {
-    HeaderValue::from_static(match version {
-        Version::HTTP_2 => "2.0 cooldown",
-        Version::HTTP_10 => "1.0 cooldown",
-        _ => "1.1 cooldown",
-    })
-}
-
 /// Whether `connection` asks for another protocol (RFC 9110 §7.8).
 pub(super) fn names_upgrade(headers: &HeaderMap) -> bool {
     let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
 }
 
-/// Turns an upstream's fields into those for the client. `version` is what the upstream spoke.
-pub(super) fn to_client(
-    headers: &mut HeaderMap,
-    version: Version,
-    upstream: &HeaderValue,
-    waited: Duration,
-    attempts: u32,
-) {
+/// Turns an upstream's fields into those for the client. What the client is told of its request comes beside them: see
+/// [`Told`](super::told::Told).
+pub(super) fn to_client(headers: &mut HeaderMap) {
     Noted::of_response(headers).remove_from(headers);
-    headers.append(VIA, via(version));
-    say_source(headers, "upstream");
-    say_wait(headers, upstream, waited, attempts);
 }
 
-/// Tells a client who answers: `upstream` or `proxy`.
+/// Tells a client that the proxy itself answers.
 pub(super) fn say_source(headers: &mut HeaderMap, source: &'static str) {
     headers.insert(SOURCE, HeaderValue::from_static(source));
-}
-
-/// Tells a client what became of its request.
-pub(super) fn say_wait(headers: &mut HeaderMap, upstream: &HeaderValue, waited: Duration, attempts: u32) {
-    headers.insert(UPSTREAM, upstream.clone());
-    headers.insert(WAIT_MS, number(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)));
-    headers.insert(ATTEMPTS, number(u64::from(attempts)));
-}
-
-fn number(number: u64) -> HeaderValue {
-    match number {
-        0 => HeaderValue::from_static("0"),
-        1 => HeaderValue::from_static("1"),
-        number => HeaderValue::from(number),
-    }
 }
 
 impl Noted {
@@ -145,6 +98,7 @@ impl Noted {
                     noted.patience = true;
                 }
                 "priority" => noted.priority = true,
+                "x-forwarded-host" | "x-forwarded-proto" => noted.forwarded = true,
                 "x-stainless-retry-count" => noted.retry_count = true,
                 // The 100 (Continue) is ours to send, when the body is read.
                 "expect" | "proxy-authorization" => noted.hop_by_hop = true,
@@ -194,6 +148,10 @@ impl Noted {
                 headers.remove(name);
             }
         }
+        if self.forwarded {
+            headers.remove(FORWARDED_HOST);
+            headers.remove(FORWARDED_PROTO);
+        }
         if self.ours {
             remove_ours(headers);
         }
@@ -236,9 +194,13 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::rc::Rc;
 
+    use http::Version;
     use proptest::prelude::*;
 
+    use super::super::peer::Peer;
+    use super::super::told::Forwarded;
     use super::*;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -251,10 +213,10 @@ mod tests {
 
     fn sent(fields: &[(&'static str, &'static str)], upgrade: bool) -> HeaderMap {
         let mut headers = map(fields);
-        let peer = Peer::new(SocketAddr::from(([10, 0, 0, 1], 5555)), false);
+        let peer = Rc::new(Peer::new(SocketAddr::from(([10, 0, 0, 1], 5555)), false));
         let noted = Noted::of_request(&headers);
         to_upstream(&mut headers, &noted, upgrade);
-        tell_way(&mut headers, Version::HTTP_11, &peer, HeaderValue::from_static("asked:80"));
+        Forwarded::new(&peer, Version::HTTP_11, HeaderValue::from_static("asked:80")).tell(&mut headers);
         headers
     }
 
@@ -325,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_tells_where_it_comes_from_and_how_long_it_waited() {
+    fn what_an_upstream_says_to_its_neighbour_ends_here() {
         let mut headers = map(&[
             ("connection", "keep-alive"),
             ("keep-alive", "timeout=5"),
@@ -333,25 +295,8 @@ mod tests {
             ("x-cooldown-source", "someone else"),
             ("retry-after", "3"),
         ]);
-        to_client(
-            &mut headers,
-            Version::HTTP_11,
-            &HeaderValue::from_static("api"),
-            Duration::from_micros(1_234_567),
-            2,
-        );
-        let mut fields: Vec<(&str, &str)> =
-            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
-        fields.sort_unstable();
-        let expected = [
-            ("retry-after", "3"),
-            ("via", "1.1 cooldown"),
-            ("x-cooldown-attempts", "2"),
-            ("x-cooldown-source", "upstream"),
-            ("x-cooldown-upstream", "api"),
-            ("x-cooldown-wait-ms", "1234"),
-        ];
-        assert_eq!(fields, expected);
+        to_client(&mut headers);
+        assert_eq!(headers, map(&[("retry-after", "3")]));
     }
 
     #[test]
@@ -462,14 +407,11 @@ mod tests {
             for (name, value) in fields {
                 headers.append(name, value);
             }
-            let upstream = HeaderValue::from_static("api");
-            to_client(&mut headers, Version::HTTP_11, &upstream, Duration::ZERO, 1);
+            to_client(&mut headers);
             for name in ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "transfer-encoding", "te"] {
                 prop_assert!(!headers.contains_key(name), "{}", name);
             }
-            prop_assert_eq!(text(&headers, "x-cooldown-source"), ["upstream"]);
-            prop_assert_eq!(text(&headers, "x-cooldown-wait-ms"), ["0"]);
-            prop_assert!(!headers.contains_key("x-cooldown-client"), "what only the other side may say");
+            prop_assert!(headers.keys().all(|name| !name.as_str().starts_with("x-cooldown-")), "what only we may say");
         }
     }
 }

@@ -328,9 +328,9 @@ impl Attempt<'_> {
     /// The client gets the response.
     fn pass(self, opening: Opening, meter: Option<Box<Meter>>) -> Verdict {
         let Turn { lease, permit, .. } = self.turn;
-        let (upgrade, protocol) = (None, None);
-        let (response, unread) = (self.response, None);
-        Verdict::Pass(Box::new(Answer { response, lease, permit, opening, meter, upgrade, protocol, unread }))
+        let (told, upgrade, protocol, unread) = (None, None, None, None);
+        let response = self.response;
+        Verdict::Pass(Box::new(Answer { response, told, lease, permit, opening, meter, upgrade, protocol, unread }))
     }
 
     /// The request goes back into the line. It was a request, whatever came of it; tokens it took none.

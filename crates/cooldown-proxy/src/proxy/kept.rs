@@ -24,7 +24,7 @@ use super::headers;
 use super::opening::Opening;
 use super::record::Record;
 use super::retold::Retold;
-use super::serve;
+use super::serve::{self, Reply};
 use super::unread::Unread;
 use super::worker::{InFlight, Worker};
 
@@ -64,7 +64,7 @@ pub(super) async fn keep(
     mut arrival: Box<Arrival>,
     mut record: Record,
     in_flight: InFlight,
-) -> Response<ResponseBody> {
+) -> Reply {
     let speech = arrival.speech();
     let unread = Unread::of(&arrival.body, &arrival.head.headers);
     if arrival.wants_reading(&worker.site)
@@ -87,7 +87,8 @@ pub(super) async fn keep(
     let ending = tokio::select! {
         ending = &mut story => ending,
         () = patience, if streams => {
-            return head(Kept::new(Rc::clone(worker), speech, silence, State::Waiting(story)));
+            let response = head(Kept::new(Rc::clone(worker), speech, silence, State::Waiting(story)));
+            return Reply { response, told: None };
         }
     };
     let Ending { answer, record, in_flight } = ending;
@@ -173,8 +174,8 @@ impl Kept {
         });
         match answer {
             Ok((Some(retold), answer)) => {
-                let response = serve::relay(&self.worker, answer, record, in_flight, self.speech);
-                State::Relaying(Box::pin(response.into_body()), retold)
+                let reply = serve::relay(&self.worker, answer, record, in_flight, self.speech);
+                State::Relaying(Box::pin(reply.response.into_body()), retold)
             }
             Ok((None, answer)) => {
                 let body = answer.opening.decoded(answer.response.headers());

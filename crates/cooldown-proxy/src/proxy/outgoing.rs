@@ -9,17 +9,18 @@ use super::arrival::Arrival;
 use super::call::Call;
 use super::caller;
 use super::error::ProxyError;
-use super::headers;
 use super::request_body::RequestBody;
 use super::site::Route;
+use super::told::Forwarded;
 use super::way::Way;
 use crate::config::model::ProviderKind;
 use crate::provider::{Edit, rewrite};
+use crate::upstream::Sending;
 
 /// A request that is ready to be sent.
 pub(super) struct Outgoing {
     /// Boxed, since it is handed on several times.
-    pub request: Box<Request<RequestBody>>,
+    pub sending: Box<Sending>,
     /// Whether it asks for usage that its client has not asked for.
     pub asks_usage: bool,
 }
@@ -45,7 +46,7 @@ impl Outgoing {
         } else if arrival.head.uri.authority().is_some() {
             headers.insert(HOST, asked_host.clone());
         }
-        headers::tell_way(headers, arrival.head.version, &arrival.peer, asked_host);
+        let forwarded = Some(Forwarded::new(&arrival.peer, arrival.head.version, asked_host));
         if let Some(key) = route.key(way.key) {
             caller::remove_credentials(headers);
             headers.insert(key.field.clone(), key.value.clone());
@@ -74,7 +75,8 @@ impl Outgoing {
             }
             _ => arrival.body.again().ok_or(ProxyError::Broken)?,
         };
-        Ok(Self { request: Box::new(Request::from_parts(head, body)), asks_usage })
+        let request = Request::from_parts(head, body);
+        Ok(Self { sending: Box::new(Sending { request, forwarded }), asks_usage })
     }
 }
 

@@ -25,8 +25,8 @@ pub struct Peer {
     under_way: Cell<u32>,
     /// Responses that were not over with their first bytes.
     passed: RefCell<Vec<Weak<Passed>>>,
-    /// What it speaks to us: `http` or `https`.
-    proto: &'static str,
+    /// It is spoken to over TLS.
+    secure: bool,
 }
 
 impl Peer {
@@ -36,8 +36,7 @@ impl Peer {
         let ip = address.ip().to_canonical().to_string();
         let ip_value = HeaderValue::from_str(&ip).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
         let (forwarded, requests, under_way) = (RefCell::new(None), Cell::new(0), Cell::new(0));
-        let (passed, proto) = (RefCell::default(), if secure { "https" } else { "http" });
-        Self { ip, ip_value, forwarded, requests, under_way, passed, proto }
+        Self { ip, ip_value, forwarded, requests, under_way, passed: RefCell::default(), secure }
     }
 
     /// Its address in text.
@@ -46,13 +45,15 @@ impl Peer {
     }
 
     /// The same for `x-forwarded-for`.
-    pub(super) fn ip_value(&self) -> HeaderValue {
-        self.ip_value.clone()
+    pub(super) fn ip_value(&self) -> &HeaderValue {
+        &self.ip_value
     }
 
     /// What it speaks to us, for `x-forwarded-proto`.
     pub(super) fn proto(&self) -> HeaderValue {
-        HeaderValue::from_static(self.proto)
+        const HTTP: HeaderValue = HeaderValue::from_static("http");
+        const HTTPS: HeaderValue = HeaderValue::from_static("https");
+        if self.secure { HTTPS } else { HTTP }
     }
 
     /// How many requests have begun on the connection.
@@ -117,8 +118,8 @@ impl Peer {
             Ok(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
             _ => self.ip.clone(),
         };
-        let host = host.to_str().unwrap_or_default();
-        let text = format!("for={node};host=\"{host}\";proto={}", self.proto);
+        let (host, proto) = (host.to_str().unwrap_or_default(), if self.secure { "https" } else { "http" });
+        let text = format!("for={node};host=\"{host}\";proto={proto}");
         HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("for=unknown"))
     }
 }

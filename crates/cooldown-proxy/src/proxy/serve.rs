@@ -1,7 +1,6 @@
 //! From a request to a response, whatever happens: errors and panics become answers, and everything is told.
 
 use std::any::Any;
-use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -20,6 +19,7 @@ use super::kept;
 use super::peer::Peer;
 use super::record::Record;
 use super::request_body::RequestBody;
+use super::told::Told;
 use super::tunnel::{self, ClientEnd};
 use super::unread::Unread;
 use super::worker::{InFlight, Worker};
@@ -34,6 +34,24 @@ pub struct Delivery {
     pub is_ambiguous: bool,
 }
 
+/// What a client gets.
+#[derive(Debug)]
+pub struct Reply {
+    /// The response.
+    pub response: Response<ResponseBody>,
+    /// What the client is told beside its fields.
+    pub told: Option<Told>,
+}
+
+impl Reply {
+    /// The response with all that is told among its fields.
+    pub(super) fn whole(self) -> Response<ResponseBody> {
+        let Self { mut response, told } = self;
+        told.into_iter().for_each(|told| told.tell(response.headers_mut()));
+        response
+    }
+}
+
 /// Answers one request.
 ///
 /// What can be done without waiting is done before there is a future, so that what waits is small.
@@ -42,7 +60,7 @@ pub fn serve(
     peer: &Rc<Peer>,
     request: Request<Arriving>,
     delivery: Delivery,
-) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
+) -> impl Future<Output = Reply> + use<> {
     let Delivery { end, is_ambiguous } = delivery;
     let in_flight = worker.begin(peer);
     let mut record = begin_record(worker, &request);
@@ -63,7 +81,7 @@ pub fn serve(
     let prepared = prepared.map_err(|error| Box::new((error, stranger)));
     let worker = Rc::clone(worker);
     async move {
-        let mut response = match prepared {
+        let mut reply = match prepared {
             Ok(arrival) if arrival.may_be_kept(&worker.site) => {
                 Box::pin(kept::keep(&worker, arrival, record, in_flight)).await
             }
@@ -81,9 +99,9 @@ pub fn serve(
             }
         };
         if worker.is_draining() {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            reply.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response)
+        reply
     }
 }
 
@@ -123,19 +141,19 @@ pub(super) fn relay(
     record: Record,
     in_flight: InFlight,
     speech: Speech,
-) -> Response<ResponseBody> {
+) -> Reply {
     if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match tunnel::switch(answer, record, in_flight) {
-            Ok(response) => response,
+            Ok(reply) => reply,
             Err((error, record)) => refuse(worker, error, record, speech, None),
         };
     }
     let idle_timeout = worker.site.idle_timeout;
-    let Answer { response, lease, permit, opening, meter, unread, .. } = *answer;
+    let Answer { response, told, lease, permit, opening, meter, unread, .. } = *answer;
     let peer = Rc::clone(in_flight.peer());
     let holding = Holding { opening, lease, meter, permit, unread, record, in_flight };
     let relayed = Relayed::new(holding, idle_timeout);
-    response.map(|()| ResponseBody::Relayed(Passed::new(relayed, peer)))
+    Reply { response: response.map(|()| ResponseBody::Relayed(Passed::new(relayed, peer))), told }
 }
 
 /// The response to a request that the proxy answers itself, though its body may not have been read.
@@ -145,7 +163,7 @@ pub(super) fn refuse(
     mut record: Record,
     speech: Speech,
     unread: Option<Unread>,
-) -> Response<ResponseBody> {
+) -> Reply {
     // What follows a malformed request is not read on: the connection is closed.
     let unread = unread.filter(|_| !matches!(error, ProxyError::InvalidRequest(_)));
     unread.into_iter().for_each(Unread::discard);
@@ -159,7 +177,7 @@ pub(super) fn refuse(
         record.bytes(body.len());
     }
     record.complete();
-    response
+    Reply { response, told: None }
 }
 
 /// Tells people of an answer of our own, unless it is the client's doing or was told before.

@@ -46,7 +46,7 @@ pub fn serve_stream(
     let end = request.extensions_mut().remove::<OnUpgrade>().map(ClientEnd::Http2);
     let answered = serve(worker, peer, request.map(Arriving::Http2), Delivery { end, is_ambiguous });
     async move {
-        let response = answered.await?;
+        let response = answered.await.whole();
         Ok(match wish {
             Wish::Answer => response,
             Wish::Head => without_body(response),

@@ -1,8 +1,8 @@
 //! After `101 Switching Protocols`: bytes in both directions until both sides have closed.
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderValue, Response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
@@ -12,6 +12,7 @@ use super::body::ResponseBody;
 use super::error::ProxyError;
 use super::forward::Answer;
 use super::record::Record;
+use super::serve::Reply;
 use super::worker::InFlight;
 use crate::pacing::Permit;
 use crate::stream::Stream;
@@ -29,12 +30,8 @@ pub enum ClientEnd {
 ///
 /// # Errors
 /// When the upstream switched although nobody asked for it.
-pub(super) fn switch(
-    answer: Box<Answer>,
-    record: Record,
-    in_flight: InFlight,
-) -> Result<Response<ResponseBody>, (ProxyError, Record)> {
-    let Answer { response, lease, permit, upgrade, protocol, .. } = *answer;
+pub(super) fn switch(answer: Box<Answer>, record: Record, in_flight: InFlight) -> Result<Reply, (ProxyError, Record)> {
+    let Answer { response, told, lease, permit, upgrade, protocol, .. } = *answer;
     let (Some(upgrade), Some(connection)) = (upgrade, lease.keep()) else {
         return Err((ProxyError::UpstreamProtocol, record));
     };
@@ -45,7 +42,7 @@ pub(super) fn switch(
     if let Some(protocol) = protocol {
         response.headers_mut().insert(UPGRADE, protocol);
     }
-    Ok(response)
+    Ok(Reply { response, told })
 }
 
 async fn tunnel(

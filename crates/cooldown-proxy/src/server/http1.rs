@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Method, Response, StatusCode};
+use http::{Method, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -16,7 +16,7 @@ use crate::http1::{
     Asked, ClientBody, Coding, Filled, MessageError, Question, Side, WriteError, Writer, write_answer, write_refusal,
 };
 use crate::proxy::body::ResponseBody;
-use crate::proxy::{self, Arriving, ClientEnd, Delivery};
+use crate::proxy::{self, Arriving, ClientEnd, Delivery, Reply};
 use crate::stream::Stream;
 
 /// For how long what is left of a request is read after its answer; nginx's `lingering_time`.
@@ -45,7 +45,7 @@ enum Next {
 
 /// What comes after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reply {
+enum Sequel {
     /// Another request may.
     Keeps,
     /// Nothing.
@@ -103,10 +103,10 @@ impl Http1 {
             return After::Closed;
         }
         match answered {
-            Reply::Last => After::End,
-            Reply::Switch => After::Switch(switch),
-            Reply::Keeps if self.side.borrow().is_body_over() || self.left_out().await => After::Another,
-            Reply::Keeps => After::Closed,
+            Sequel::Last => After::End,
+            Sequel::Switch => After::Switch(switch),
+            Sequel::Keeps if self.side.borrow().is_body_over() || self.left_out().await => After::Another,
+            Sequel::Keeps => After::Closed,
         }
     }
 
@@ -131,7 +131,7 @@ impl Http1 {
     }
 
     /// Hands a request on. With what answers it comes a place for the stream, if the client wants another protocol on it.
-    fn begin(&self, asked: Box<Asked>) -> (Pin<Box<impl Future<Output = Answered> + use<>>>, Option<Switch>) {
+    fn begin(&self, asked: Box<Asked>) -> (Pin<Box<impl Future<Output = Reply> + use<>>>, Option<Switch>) {
         let Asked { request, body, wants_continue, wants_upgrade, is_ambiguous, .. } = *asked;
         let body = Arriving::Http1(ClientBody::begin(&self.side, body, wants_continue));
         let (switch, end) = wants_upgrade.then(oneshot::channel).unzip();
@@ -145,10 +145,10 @@ impl Http1 {
     async fn answered(
         &mut self,
         question: Question,
-        mut answering: Pin<Box<impl Future<Output = Answered>>>,
-    ) -> Option<Reply> {
+        mut answering: Pin<Box<impl Future<Output = Reply>>>,
+    ) -> Option<Sequel> {
         poll_fn(|cx| match answering.as_mut().poll(cx) {
-            Poll::Ready(Ok(response)) => Poll::Ready(Some(self.answer(question, response))),
+            Poll::Ready(reply) => Poll::Ready(Some(self.answer(question, reply))),
             Poll::Pending => self.poll_gone(cx).map(|()| None),
         })
         .await
@@ -162,19 +162,20 @@ impl Http1 {
         self.timeout.poll(&self.client.peer, cx)
     }
 
-    fn answer(&mut self, mut question: Question, response: Response<ResponseBody>) -> Reply {
+    fn answer(&mut self, mut question: Question, reply: Reply) -> Sequel {
         let mut side = self.side.borrow_mut();
         side.answers();
         question.keeps &= !side.has_failed() && !self.client.connections.is_closing();
         drop(side);
-        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let (parts, body) = response.into_parts();
-        let written = write_answer(question, &parts, body);
+        let switches = reply.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let (parts, body) = reply.response.into_parts();
+        let tell = |head: &mut Vec<u8>| reply.told.iter().for_each(|told| told.write(head));
+        let written = write_answer(question, &parts, tell, body);
         self.writer.begin(written.head, written.body, written.coding);
         match written.keeps {
-            _ if switches => Reply::Switch,
-            true => Reply::Keeps,
-            false => Reply::Last,
+            _ if switches => Sequel::Switch,
+            true => Sequel::Keeps,
+            false => Sequel::Last,
         }
     }
 
@@ -232,9 +233,6 @@ impl Http1 {
         let _ = Box::pin(timeout(LINGERING, ended)).await;
     }
 }
-
-/// What a request is answered with.
-type Answered = Result<Response<ResponseBody>, std::convert::Infallible>;
 
 /// Where the stream goes when the protocol is switched, with what was read of it.
 type Switch = oneshot::Sender<(Stream, bytes::Bytes)>;

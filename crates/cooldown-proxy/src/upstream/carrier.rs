@@ -4,14 +4,14 @@ use std::future::Future;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
-use http::{Request, Response};
+use http::Response;
 use hyper::body::{Bytes, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::connection::{Connection, ExchangeError};
 use super::multiplexed::StreamPlace;
+use super::sending::Sending;
 use crate::http1::MessageError;
-use crate::proxy::request_body::RequestBody;
 
 /// What carries one request at a time.
 #[derive(Debug)]
@@ -29,12 +29,12 @@ impl Carrier {
     /// When no response head comes.
     pub fn exchange(
         &mut self,
-        request: Box<Request<RequestBody>>,
+        sending: Box<Sending>,
         deadline: Instant,
     ) -> impl Future<Output = Result<Response<()>, ExchangeError>> {
         match self {
-            Self::Http1(connection) => Either::Left(connection.exchange(request, deadline)),
-            Self::Http2(place) => Either::Right(Box::pin(place.exchange(request, deadline))),
+            Self::Http1(connection) => Either::Left(connection.exchange(sending, deadline)),
+            Self::Http2(place) => Either::Right(Box::pin(place.exchange(sending, deadline))),
         }
     }
 
@@ -68,6 +68,15 @@ impl Carrier {
             Self::Http1(connection) => connection.drive(cx),
             // Its connection's task does so; what is left is to be told.
             Self::Http2(place) => _ = place.poll_sent(cx),
+        }
+    }
+
+    /// Whether a request can be sent now: looks whether the upstream has closed it.
+    pub fn is_usable(&mut self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_usable(),
+            // Its connection's task sees to that.
+            Self::Http2(_) => true,
         }
     }
 

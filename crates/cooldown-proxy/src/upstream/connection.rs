@@ -7,12 +7,14 @@
 use std::task::{Context, Poll, Waker, ready};
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, request};
+use http::{HeaderMap, HeaderValue, Method, Response, request};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
+use super::sending::Sending;
 use crate::http1::{Coding, Decoder, MessageError, Reader, WriteError, Writer, read_answer, write_fields};
+use crate::proxy::Forwarded;
 use crate::proxy::request_body::RequestBody;
 use crate::stream::Stream;
 
@@ -33,8 +35,6 @@ pub struct Connection {
     keeps: bool,
     /// Nothing more can be sent or read.
     over: bool,
-    /// It has carried a request before, so that the upstream may be closing it.
-    reused: bool,
     /// When the present request's response head must have come.
     deadline: Deadline,
     /// The room that the request's fields had, for those of the answer.
@@ -53,8 +53,8 @@ enum Awaited {
 /// Why there is no response head.
 #[derive(Debug)]
 pub enum ExchangeError {
-    /// The upstream had closed this idle connection before anything was written: here is the request again.
-    Unsent(Box<Request<RequestBody>>),
+    /// The upstream was about to close this connection and has taken nothing: here is the request again.
+    Unsent(Box<Sending>),
     /// The connection failed, or what came was no HTTP.
     Failed(MessageError),
     /// Nothing came in time.
@@ -76,7 +76,6 @@ impl Connection {
             awaited: Awaited::None,
             keeps: true,
             over: false,
-            reused: false,
             deadline: Deadline::default(),
             room: HeaderMap::new(),
         }
@@ -113,15 +112,8 @@ impl Connection {
     ///
     /// # Errors
     /// When no response head comes.
-    pub async fn exchange(
-        &mut self,
-        request: Box<Request<RequestBody>>,
-        deadline: Instant,
-    ) -> Result<Response<()>, ExchangeError> {
-        if std::mem::replace(&mut self.reused, true) && !self.is_usable() {
-            return Err(ExchangeError::Unsent(request));
-        }
-        self.begin(*request);
+    pub async fn exchange(&mut self, sending: Box<Sending>, deadline: Instant) -> Result<Response<()>, ExchangeError> {
+        self.begin(*sending);
         std::future::poll_fn(|cx| {
             if self.poll_write(cx).is_err() {
                 return Poll::Ready(Err(ExchangeError::BodyBroken));
@@ -138,12 +130,12 @@ impl Connection {
         .await
     }
 
-    fn begin(&mut self, request: Request<RequestBody>) {
-        let (mut head, body) = request.into_parts();
+    fn begin(&mut self, sending: Sending) {
+        let (mut head, body) = sending.request.into_parts();
         self.awaited = if head.method == Method::HEAD { Awaited::HeadOnly } else { Awaited::Answer };
         let body = Some(body).filter(|body| !body.is_end_stream());
         let coding = coding(&mut head.headers, body.as_ref());
-        self.writer.begin(written(&head), body, coding);
+        self.writer.begin(written(&head, sending.forwarded.as_ref()), body, coding);
         head.headers.clear();
         self.room = head.headers;
     }
@@ -234,13 +226,14 @@ fn coding(headers: &mut HeaderMap, body: Option<&RequestBody>) -> Coding {
 }
 
 /// A request's head as it is sent (RFC 9112 §3).
-fn written(head: &request::Parts) -> Vec<u8> {
+fn written(head: &request::Parts, forwarded: Option<&Forwarded>) -> Vec<u8> {
     let mut out = Vec::with_capacity(USUAL_HEAD);
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     write_fields(&head.headers, &mut out);
+    forwarded.into_iter().for_each(|forwarded| forwarded.write(&mut out));
     out.extend_from_slice(b"\r\n");
     out
 }

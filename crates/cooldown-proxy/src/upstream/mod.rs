@@ -7,6 +7,7 @@ mod connection;
 mod deadline;
 mod multiplexed;
 mod pool;
+mod sending;
 mod sent;
 mod tls;
 
@@ -14,4 +15,5 @@ pub use carrier::Carrier;
 pub use connect::{ConnectError, Endpoint};
 pub use connection::{Connection, ExchangeError};
 pub use pool::{Lease, Pool};
+pub use sending::Sending;
 pub use tls::{Tls, TlsError};

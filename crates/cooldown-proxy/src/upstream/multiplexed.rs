@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::congested::{Congested, Congestion};
 use super::connection::ExchangeError;
 use super::deadline::Deadline;
+use super::sending::Sending;
 use super::sent::{Bond, Sent};
 use crate::http1::MessageError;
 use crate::proxy::request_body::RequestBody;
@@ -248,10 +249,12 @@ impl StreamPlace {
     /// Sends a request and waits for the response head until `deadline`.
     pub(super) async fn exchange(
         &mut self,
-        mut request: Box<Request<RequestBody>>,
+        sending: Box<Sending>,
         deadline: Instant,
     ) -> Result<Response<()>, ExchangeError> {
         let reused = self.connection.reused.replace(true);
+        let Sending { mut request, forwarded } = *sending;
+        forwarded.into_iter().for_each(|forwarded| forwarded.tell(request.headers_mut()));
         self.connection.to_http2(&mut request);
         // Each exchange has its own: what was sent before is over.
         self.bond = Rc::default();
@@ -275,7 +278,7 @@ impl StreamPlace {
             Some(request) if reused => {
                 let mut request = request.map(Sent::unsent);
                 to_http1(&mut request);
-                return ExchangeError::Unsent(Box::new(request));
+                return ExchangeError::Unsent(Box::new(Sending { request, forwarded: None }));
             }
             // An upstream that closes every new connection at once is not asked for ever.
             Some(_) => return ExchangeError::NotAccepted,

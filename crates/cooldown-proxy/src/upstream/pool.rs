@@ -171,7 +171,12 @@ impl Pool {
                 }
             }
             match self.offered().await {
-                Offer::Use(carrier) => return Ok(self.lease(carrier)),
+                Offer::Use(mut carrier) => {
+                    // Its upstream may have closed it before we were woken.
+                    if carrier.is_usable() {
+                        return Ok(self.lease(carrier));
+                    }
+                }
                 Offer::Fail(error) => return Err(error),
                 Offer::Connect => {}
             }

@@ -3,10 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
-
+use super::super::members::{Members, MembersFault};
 use super::PeekFault;
 
 /// The top-level fields that are read.
@@ -57,35 +54,20 @@ pub enum PeekField {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fields<'a>([Option<&'a [u8]>; PeekField::COUNT]);
 
-/// The same while the body is being parsed.
-struct Found<'a> {
-    values: [Option<&'a RawValue>; PeekField::COUNT],
-    twice: Option<PeekField>,
-}
-
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl<'a> Fields<'a> {
     /// Finds the fields of a body.
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, PeekFault> {
-        let bytes = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::find(bytes, text),
-            Err(_) => Self::find(bytes, &with_question_marks(bytes)),
+        let mut members = Members::of(body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body))?;
+        let (mut values, mut twice) = ([None; PeekField::COUNT], None);
+        while let Some(member) = members.next()? {
+            let Some(field) = PeekField::written(member.name) else { continue };
+            if values[field as usize].replace(member.value).is_some() {
+                twice = Some(field);
+            }
         }
-    }
-
-    /// Finds the fields of `bytes`, every place in which is the same in `text`.
-    fn find(bytes: &'a [u8], text: &str) -> Result<Self, PeekFault> {
-        let found: Found<'_> = serde_json::from_str(text).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => PeekFault::NotAnObject,
-            _ => PeekFault::NotJson,
-        })?;
-        if let Some(field) = found.twice {
-            return Err(PeekFault::Twice(field));
-        }
-        let value = |raw: &RawValue| &bytes[range_in(text.as_bytes(), raw.get().as_bytes())];
-        Ok(Self(found.values.map(|raw| raw.map(value))))
+        twice.map_or(Ok(Self(values)), |field| Err(PeekFault::Twice(field)))
     }
 
     /// The value of a field, `null` included.
@@ -108,16 +90,6 @@ impl<'a> Fields<'a> {
 pub(super) fn range_in(whole: &[u8], part: &[u8]) -> Range<usize> {
     let start = part.as_ptr().addr() - whole.as_ptr().addr();
     start..start + part.len()
-}
-
-/// The same text with one `?` for each byte that is no UTF-8, so that all places in it stay where they are.
-fn with_question_marks(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|_| '?'));
-    }
-    text
 }
 
 impl PeekField {
@@ -145,13 +117,22 @@ impl PeekField {
         ("prompt_cache_key", Self::PromptCacheKey),
     ];
 
-    fn named(name: &str) -> Option<Self> {
+    /// The field with this name, which is in quotes and may have escapes.
+    fn written(name: &[u8]) -> Option<Self> {
+        if !name.contains(&b'\\') {
+            return Self::named(&name[1..name.len() - 1]);
+        }
+        // What is no text is none of ours.
+        serde_json::from_slice::<String>(name).ok().and_then(|name| Self::named(name.as_bytes()))
+    }
+
+    fn named(name: &[u8]) -> Option<Self> {
         let name = match name {
-            "generation_config" => "generationConfig",
-            "system_instruction" => "systemInstruction",
+            b"generation_config" => &b"generationConfig"[..],
+            b"system_instruction" => b"systemInstruction",
             name => name,
         };
-        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, field)| *field)
+        Self::ALL.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, field)| *field)
     }
 }
 
@@ -161,47 +142,11 @@ impl fmt::Display for PeekField {
     }
 }
 
-/// The name of a field, if it is one that is read.
-struct Name(Option<PeekField>);
-
-impl<'de> Deserialize<'de> for Name {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Named;
-        impl Visitor<'_> for Named {
-            type Value = Name;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a field")
-            }
-            fn visit_str<E>(self, name: &str) -> Result<Name, E> {
-                Ok(Name(PeekField::named(name)))
-            }
+impl From<MembersFault> for PeekFault {
+    fn from(fault: MembersFault) -> Self {
+        match fault {
+            MembersFault::NotJson => Self::NotJson,
+            MembersFault::NotAnObject => Self::NotAnObject,
         }
-        deserializer.deserialize_identifier(Named)
-    }
-}
-
-impl<'de> Deserialize<'de> for Found<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Found<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut found = Found { values: [None; PeekField::COUNT], twice: None };
-                while let Some(Name(name)) = map.next_key()? {
-                    let Some(field) = name else {
-                        map.next_value::<IgnoredAny>()?;
-                        continue;
-                    };
-                    if found.values[field as usize].replace(map.next_value()?).is_some() {
-                        found.twice = Some(field);
-                    }
-                }
-                Ok(found)
-            }
-        }
-        deserializer.deserialize_map(Object)
     }
 }

@@ -63,6 +63,8 @@ fn a_body_that_cannot_be_routed_says_why() {
         ("3", PeekFault::NotAnObject),
         (r#"{"model":3}"#, PeekFault::ModelNotText),
         (r#"{"model":{"model":"a"}}"#, PeekFault::ModelNotText),
+        ("{\"model\":\"a\nb\"}", PeekFault::ModelNotText),
+        ("null", PeekFault::NotAnObject),
         (r#"{"model":"a","model":"b"}"#, PeekFault::Twice(PeekField::Model)),
         (r#"{"model":"a","mod\u0065l":"b"}"#, PeekFault::Twice(PeekField::Model)),
     ];
@@ -91,6 +93,9 @@ fn bytes_that_are_no_utf8_pass_in_text() {
     assert_eq!(name(&peek), Some("m"));
     assert_eq!(&body[peek.model.expect("a model").range], b"\"m\"");
     assert_eq!(super::peek(b"{\"model\":\"\xff\"}"), Err(PeekFault::ModelNotText));
+    let named =
+        super::peek(b"{\"\xff\\n\":1,\"\\ud800\":2,\"model\":\"m\"}").expect("names that are no text are none of ours");
+    assert_eq!(name(&named), Some("m"));
 }
 
 #[test]
