@@ -103,13 +103,13 @@ impl Chunks {
     }
 
     fn trailers(&mut self, reader: &mut Reader) -> Result<Option<Frame<Bytes>>, MessageError> {
+        const TOO_LONG: MessageError = MessageError::Malformed("its trailers are too long");
         let bytes = reader.bytes();
         let mut fields = [EMPTY_HEADER; MOST_FIELDS];
         let (length, places) = match httparse::parse_headers(bytes, &mut fields)? {
+            Status::Complete((length, _)) if length > LONGEST_ASIDE => return Err(TOO_LONG),
             Status::Complete((length, fields)) => (length, Places::of(fields, bytes)),
-            Status::Partial if bytes.len() > LONGEST_ASIDE => {
-                return Err(MessageError::Malformed("its trailers are too long"));
-            }
+            Status::Partial if bytes.len() > LONGEST_ASIDE => return Err(TOO_LONG),
             Status::Partial => return Ok(None),
         };
         let lines = reader.take(length);

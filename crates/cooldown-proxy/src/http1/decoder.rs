@@ -194,6 +194,8 @@ mod tests {
     fn a_chunk_that_could_end_elsewhere_for_others_is_none() {
         let long = format!("1;{}\r\na\r\n", "x".repeat(9000)).repeat(2);
         let endless = format!("1;{}", "x".repeat(20_000));
+        // All of them at once, and longer than places in a head can be.
+        let trailers = format!("0\r\n{}\r\n", format!("x-sum: {}\r\n", "y".repeat(1000)).repeat(70));
         let cases = [
             "5\r\nhello!\r\n0\r\n\r\n",
             "5\r\nhell\r\n0\r\n\r\n",
@@ -210,6 +212,7 @@ mod tests {
             "0\r\nx y: 1\r\n\r\n",
             &long,
             &endless,
+            &trailers,
         ];
         for bytes in cases {
             let read = read(Decoder::of_chunks(), &[bytes.as_bytes()]);

@@ -9,11 +9,17 @@ use smallvec::SmallVec;
 
 use super::MessageError;
 
-/// Where in a head a field's name and value lie.
+/// Where in a head a field's name and value lie: they begin within its first 64 KiB, and are shorter.
 #[derive(Debug, Clone, Copy)]
 struct Place {
-    name: (u32, u32),
-    value: (u32, u32),
+    name: Part,
+    value: Part,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    start: u16,
+    length: u16,
 }
 
 /// Where in a head its fields lie: they are read before the head is cut off from what follows it.
@@ -64,12 +70,11 @@ pub(crate) enum Transfer {
 }
 
 impl Places {
-    /// Where these fields lie within `head`, which they were read from.
+    /// Where these fields lie within `head`, which they were read from and which is no longer than it may be.
     pub(super) fn of(fields: &[httparse::Header<'_>], head: &[u8]) -> Self {
-        let short = |range: Range<usize>| (range.start as u32, range.end as u32);
         let place = |field: &httparse::Header<'_>| Place {
-            name: short(within(head, field.name.as_bytes())),
-            value: short(within(head, field.value)),
+            name: Part::of(within(head, field.name.as_bytes())),
+            value: Part::of(within(head, field.value)),
         };
         Self(fields.iter().map(place).collect())
     }
@@ -87,14 +92,25 @@ impl Places {
         let mut stated = Stated::default();
         headers.reserve(self.0.len());
         for Place { name, value } in &self.0 {
-            let name = HeaderName::from_bytes(&head[name.0 as usize..name.1 as usize]);
+            let name = HeaderName::from_bytes(&head[name.range()]);
             let name = name.map_err(|_| MessageError::Malformed("the name of a field"))?;
-            let value = HeaderValue::from_maybe_shared(head.slice(value.0 as usize..value.1 as usize));
+            let value = HeaderValue::from_maybe_shared(head.slice(value.range()));
             let value = value.map_err(|_| MessageError::Malformed("the value of a field"))?;
             stated.hear(&name, &value);
             headers.append(name, value);
         }
         Ok(stated)
+    }
+}
+
+impl Part {
+    fn of(range: Range<usize>) -> Self {
+        Self { start: range.start as u16, length: range.len() as u16 }
+    }
+
+    fn range(self) -> Range<usize> {
+        let start = usize::from(self.start);
+        start..start + usize::from(self.length)
     }
 }
 

@@ -61,6 +61,9 @@ fn read_head(reader: &mut Reader, headers: &mut HeaderMap) -> Result<Option<Head
         let is_too_long = bytes.len() > LONGEST_HEAD;
         return if is_too_long { Err(MessageError::TooLong) } else { Ok(None) };
     };
+    if length > LONGEST_HEAD {
+        return Err(MessageError::TooLong);
+    }
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(MessageError::Malformed("its status"))?;
     let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
@@ -192,6 +195,7 @@ mod tests {
         assert!(matches!(read(&format!("{fields}\r\n"), true), Err(MessageError::TooLong)));
         let long = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(LONGEST_HEAD));
         assert!(matches!(read(&long, true), Err(MessageError::TooLong)));
+        assert!(matches!(read(&format!("{long}\r\n\r\n"), true), Err(MessageError::TooLong)), "also one that is whole");
         assert!(matches!(read("HTTP/1.1 200 OK\r\nx: y\r\n", true), Ok(None)), "more may come");
     }
 }
