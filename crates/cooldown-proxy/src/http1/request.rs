@@ -10,8 +10,8 @@ use super::decoder::Decoder;
 use super::fields::{Length, Places, Stated, Transfer, within};
 use super::{LONGEST_HEAD, MOST_FIELDS, MessageError, Reader};
 
-/// For how many more fields a request's map has room: before it is sent on it is told by which way it came.
-const ROOM: usize = 8;
+/// For how many more fields a request's map has room: some upstreams need credentials of ours, a length, a host.
+const ROOM: usize = 4;
 
 /// A request whose head has come.
 #[derive(Debug)]

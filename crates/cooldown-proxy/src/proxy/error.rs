@@ -9,12 +9,12 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::grpc;
+use super::headers::say_proxy;
 pub use super::speech::Speech;
 use crate::upstream::ConnectError;
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
-const SOURCE: HeaderName = HeaderName::from_static("x-cooldown-source");
 
 /// Beyond this, SDKs are told not to try again by themselves: nobody waits for them that long.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
@@ -172,7 +172,7 @@ impl ProxyError {
             _ => self.json_response(speech),
         };
         let headers = response.headers_mut();
-        headers.insert(SOURCE, HeaderValue::from_static("proxy"));
+        say_proxy(headers);
         if self.closes_connection() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use http::header::UPGRADE;
@@ -189,8 +190,8 @@ async fn wait(mut place: Place, arrival: &mut Arrival, record: &mut Record) -> R
     }
 }
 
-/// Sends the request and waits for the response's head. An idle connection that turns out to have been closed before
-/// anything was written costs no attempt.
+/// Sends the request and waits for the response's head. A connection that its upstream was about to close, and on which
+/// nothing was taken, costs no attempt.
 async fn send(
     turn: &mut Turn,
     pool: &Rc<Pool>,
@@ -210,7 +211,7 @@ async fn send(
             }
             Err(ExchangeError::Unsent(unsent)) => {
                 turn.permit.unsent();
-                turn.lease = Box::pin(pool.another()).await.map_err(ProxyError::Unreachable)?;
+                turn.lease = pool.connection().await.map_err(ProxyError::Unreachable)?;
                 turn.late = true;
                 sending = unsent;
             }
@@ -237,7 +238,7 @@ fn finished(worker: &Worker, journey: &Journey, mut answer: Box<Answer>, arrival
         headers.remove(http::header::CONTENT_LENGTH);
     }
     headers::to_client(headers);
-    let (upstream, waited, attempts) = (route.name_value.clone(), journey.waited, journey.attempts);
+    let (upstream, waited, attempts) = (Arc::clone(&route.named), journey.waited, journey.attempts);
     answer.told = Some(Told { version, upstream, waited, attempts });
     answer
 }

@@ -83,8 +83,8 @@ pub(super) fn to_client(headers: &mut HeaderMap) {
 }
 
 /// Tells a client that the proxy itself answers.
-pub(super) fn say_source(headers: &mut HeaderMap, source: &'static str) {
-    headers.insert(SOURCE, HeaderValue::from_static(source));
+pub(super) fn say_proxy(headers: &mut HeaderMap) {
+    headers.insert(SOURCE, HeaderValue::from_static("proxy"));
 }
 
 impl Noted {

@@ -112,7 +112,7 @@ fn head(kept: Kept) -> Response<ResponseBody> {
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers::say_source(fields, "proxy");
+    headers::say_proxy(fields);
     response
 }
 

@@ -1,7 +1,7 @@
 //! A client's end of a connection.
 
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Weak;
 
 use http::HeaderValue;
@@ -12,13 +12,16 @@ use super::body::Passed;
 /// Before there are more, it is seen which of them are over.
 const FEW_PASSED: usize = 16;
 
+/// What upstreams are told about a client is kept if it is no longer than this, in bytes: the host is what the client says.
+const LONGEST_KEPT: usize = 1024;
+
 /// A client's end of a connection, in the forms in which upstreams are told about it.
 #[derive(Debug)]
 pub struct Peer {
     ip: String,
     ip_value: HeaderValue,
-    /// `Forwarded` (RFC 7239) for the host that was asked for last; it hardly changes on one connection.
-    forwarded: RefCell<Option<(HeaderValue, HeaderValue)>>,
+    /// What upstreams are told about it, as lines, for the host that was asked for last; it hardly changes on one connection.
+    told: RefCell<Option<(HeaderValue, Box<[u8]>)>>,
     /// How many requests have begun.
     requests: Cell<u64>,
     /// How many of them have not ended.
@@ -35,8 +38,8 @@ impl Peer {
         // An IPv4 client of a dual-stack listener is known by its IPv4 address.
         let ip = address.ip().to_canonical().to_string();
         let ip_value = HeaderValue::from_str(&ip).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        let (forwarded, requests, under_way) = (RefCell::new(None), Cell::new(0), Cell::new(0));
-        Self { ip, ip_value, forwarded, requests, under_way, passed: RefCell::default(), secure }
+        let (told, requests, under_way) = (RefCell::new(None), Cell::new(0), Cell::new(0));
+        Self { ip, ip_value, told, requests, under_way, passed: RefCell::default(), secure }
     }
 
     /// Its address in text.
@@ -98,29 +101,36 @@ impl Peer {
         self.under_way.set(self.under_way.get() - 1);
     }
 
-    /// `forwarded` for a request that asks for this host.
-    pub(super) fn forwarded(&self, host: &HeaderValue) -> HeaderValue {
-        let mut last = self.forwarded.borrow_mut();
-        match &*last {
-            Some((for_host, value)) if for_host == host => value.clone(),
-            _ => {
-                let value = self.format_forwarded(host);
-                // A copy: the host itself is a slice of a buffer, which it would hold for as long as the connection lives.
-                *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| (host, value.clone()));
-                value
-            }
+    /// Writes what upstreams are told about it with a request for this host, which `write` would write anew.
+    pub(super) fn write_told(&self, host: &HeaderValue, head: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut last = self.told.borrow_mut();
+        if let Some((for_host, lines)) = &*last
+            && for_host == host
+        {
+            return head.extend_from_slice(lines);
         }
+        let start = head.len();
+        write(head);
+        let lines = Some(&head[start..]).filter(|lines| lines.len() <= LONGEST_KEPT);
+        // A copy: the host itself is a slice of a buffer, which it would hold for as long as the connection lives.
+        *last = lines.and_then(|lines| Some((HeaderValue::from_bytes(host.as_bytes()).ok()?, lines.into())));
     }
 
-    fn format_forwarded(&self, host: &HeaderValue) -> HeaderValue {
-        let node = match self.ip.parse() {
-            // RFC 7239 §6: an IPv6 address is bracketed and quoted.
-            Ok(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
-            _ => self.ip.clone(),
-        };
+    /// `forwarded` (RFC 7239) for a request that asks for this host.
+    pub(super) fn forwarded(&self, host: &HeaderValue) -> HeaderValue {
         let (host, proto) = (host.to_str().unwrap_or_default(), if self.secure { "https" } else { "http" });
-        let text = format!("for={node};host=\"{host}\";proto={proto}");
+        // RFC 7239 §6: an IPv6 address is bracketed and quoted.
+        let (open, close) = if self.ip.contains(':') { ("\"[", "]\"") } else { ("", "") };
+        let text = format!("for={open}{}{close};host=\"{host}\";proto={proto}", self.ip);
         HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("for=unknown"))
+    }
+}
+
+#[cfg(test)]
+impl Peer {
+    /// How much is kept of what upstreams are told, in bytes.
+    pub(super) fn holds_told(&self) -> usize {
+        self.told.borrow().as_ref().map_or(0, |(host, lines)| host.len() + lines.len())
     }
 }
 

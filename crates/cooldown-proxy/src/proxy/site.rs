@@ -20,6 +20,7 @@ use super::retry::{RetryBudget, RetryRules};
 use super::returning::Returning;
 use super::route::{Matched, Router};
 use super::target::Target;
+use super::told::Named;
 use crate::config::Config;
 use crate::config::model::{HostHeader, Match, ProviderKind, Upstream};
 use crate::pacing::Pacing;
@@ -58,7 +59,7 @@ pub struct Site {
 pub(super) struct Route {
     pub name: Arc<str>,
     /// The name, as clients are told it.
-    pub name_value: HeaderValue,
+    pub named: Arc<Named>,
     pub upstream: Upstream,
     /// The upstream's own `host`.
     pub authority: HeaderValue,
@@ -295,7 +296,7 @@ impl Route {
     fn new(name: &str, upstream: &Upstream, kind: ProviderKind, api: Option<Api>, metrics: &Metrics) -> Self {
         Self {
             name: Arc::from(name),
-            name_value: HeaderValue::from_str(name).unwrap_or_else(|_| HeaderValue::from_static("route")),
+            named: Named::new(name),
             upstream: upstream.clone(),
             authority: authority(upstream),
             kind,

@@ -1,8 +1,10 @@
 //! What is told of a message's way beside the fields that it came with.
 //!
-//! It goes from here to the wire: a map of fields that held it as well would take more time than all that is told.
+//! It goes from here to the wire, and what hardly changes is ready to be written: a map of fields that held it as well
+//! would take more time than reading the message.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{FORWARDED, VIA};
@@ -19,6 +21,9 @@ const FROM_UPSTREAM: HeaderValue = HeaderValue::from_static("upstream");
 const NONE: HeaderValue = HeaderValue::from_static("0");
 const ONE: HeaderValue = HeaderValue::from_static("1");
 
+/// How many fields tell what is [`Forwarded`].
+pub const FORWARDED_FIELDS: usize = 5;
+
 /// What an upstream is told: who asks, for which host, and by which way.
 #[derive(Debug)]
 pub struct Forwarded {
@@ -28,13 +33,21 @@ pub struct Forwarded {
     host: HeaderValue,
 }
 
+/// By which name clients are told of an upstream.
+#[derive(Debug)]
+pub(super) struct Named {
+    name: HeaderValue,
+    /// What is told of it where it speaks HTTP/1.1, as lines.
+    lines: Vec<u8>,
+}
+
 /// What a client is told: who answers, by which way, and what it took.
 #[derive(Debug)]
 pub struct Told {
     /// What the upstream spoke.
     pub(super) version: Version,
     /// The name of its route.
-    pub(super) upstream: HeaderValue,
+    pub(super) upstream: Arc<Named>,
     /// How long the request stood in line.
     pub(super) waited: Duration,
     /// How often it was sent.
@@ -54,15 +67,37 @@ impl Forwarded {
 
     /// Writes it as lines.
     pub fn write(&self, head: &mut Vec<u8>) {
-        self.each(|name, value| write_field(&name, value, head));
+        self.peer.write_told(&self.host, head, |head| self.each_of_peer(line_in(head)));
+        write_field(&VIA, &via(self.version), head);
     }
 
     fn each(&self, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
+        self.each_of_peer(&mut tell);
+        tell(VIA, &via(self.version));
+    }
+
+    /// What is the same for all requests of a client for one host.
+    fn each_of_peer(&self, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
         tell(FORWARDED_FOR, self.peer.ip_value());
         tell(FORWARDED, &self.peer.forwarded(&self.host));
         tell(FORWARDED_PROTO, &self.peer.proto());
-        tell(VIA, &via(self.version));
         tell(FORWARDED_HOST, &self.host);
+    }
+}
+
+impl Named {
+    /// The upstream with this name.
+    pub(super) fn new(name: &str) -> Arc<Self> {
+        let name = HeaderValue::from_str(name).unwrap_or_else(|_| HeaderValue::from_static("route"));
+        let mut lines = Vec::new();
+        Self::each(&name, Version::HTTP_11, line_in(&mut lines));
+        Arc::new(Self { name, lines })
+    }
+
+    fn each(name: &HeaderValue, version: Version, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
+        tell(VIA, &via(version));
+        tell(SOURCE, &FROM_UPSTREAM);
+        tell(UPSTREAM, name);
     }
 }
 
@@ -74,16 +109,28 @@ impl Told {
 
     /// Writes it as lines.
     pub fn write(&self, head: &mut Vec<u8>) {
-        self.each(|name, value| write_field(&name, value, head));
+        if self.version == Version::HTTP_11 {
+            head.extend_from_slice(&self.upstream.lines);
+            self.each_cost(line_in(head));
+        } else {
+            self.each(line_in(head));
+        }
     }
 
     fn each(&self, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
-        tell(VIA, &via(self.version));
-        tell(SOURCE, &FROM_UPSTREAM);
-        tell(UPSTREAM, &self.upstream);
+        Named::each(&self.upstream.name, self.version, &mut tell);
+        self.each_cost(tell);
+    }
+
+    fn each_cost(&self, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
         tell(WAIT_MS, &number(u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX)));
         tell(ATTEMPTS, &number(u64::from(self.attempts)));
     }
+}
+
+/// Tells by writing.
+fn line_in(head: &mut Vec<u8>) -> impl FnMut(HeaderName, &HeaderValue) {
+    |name, value| write_field(&name, value, head)
 }
 
 /// RFC 9110 §7.6.3: the protocol in which a message was received.
@@ -130,26 +177,42 @@ mod tests {
             "x-forwarded-for: 10.0.0.1",
             "forwarded: for=10.0.0.1;host=\"asked:80\";proto=http",
             "x-forwarded-proto: http",
-            "via: 2.0 cooldown",
             "x-forwarded-host: asked:80",
+            "via: 2.0 cooldown",
         ];
-        assert_eq!(lines(|head| forwarded.write(head)), told);
+        let first = |forwarded: &Forwarded| {
+            let mut lines = lines(|head| {
+                head.extend_from_slice(b"GET / HTTP/1.1\r\n");
+                forwarded.write(head);
+            });
+            assert_eq!(lines.remove(0), "GET / HTTP/1.1");
+            lines
+        };
+        assert_eq!(first(&forwarded), told);
+        assert_eq!(first(&forwarded), told, "again, as it is kept");
+        let later = Forwarded::new(&peer, Version::HTTP_11, HeaderValue::from_static("other"));
+        assert_eq!(first(&later)[3..], ["x-forwarded-host: other", "via: 1.1 cooldown"]);
+        assert_eq!(first(&forwarded), told, "and again");
+        let long = HeaderValue::from_str(&"a".repeat(60_000)).expect("a value");
+        first(&Forwarded::new(&peer, Version::HTTP_11, long));
+        assert!(peer.holds_told() < 2_000, "a client keeps no long hosts");
         assert_eq!(fields(|headers| forwarded.tell(headers)), told);
     }
 
     #[test]
     fn a_client_is_told_where_its_response_comes_from_and_how_long_it_waited() {
-        let upstream = HeaderValue::from_static("api");
-        let waited = Duration::from_micros(1_234_567);
-        let told = Told { version: Version::HTTP_11, upstream, waited, attempts: 2 };
-        let expected = [
-            "via: 1.1 cooldown",
-            "x-cooldown-source: upstream",
-            "x-cooldown-upstream: api",
-            "x-cooldown-wait-ms: 1234",
-            "x-cooldown-attempts: 2",
-        ];
-        assert_eq!(lines(|head| told.write(head)), expected);
-        assert_eq!(fields(|headers| told.tell(headers)), expected);
+        let (upstream, waited) = (Named::new("api"), Duration::from_micros(1_234_567));
+        for (version, via) in [(Version::HTTP_11, "via: 1.1 cooldown"), (Version::HTTP_2, "via: 2.0 cooldown")] {
+            let told = Told { version, upstream: Arc::clone(&upstream), waited, attempts: 2 };
+            let expected = [
+                via,
+                "x-cooldown-source: upstream",
+                "x-cooldown-upstream: api",
+                "x-cooldown-wait-ms: 1234",
+                "x-cooldown-attempts: 2",
+            ];
+            assert_eq!(lines(|head| told.write(head)), expected);
+            assert_eq!(fields(|headers| told.tell(headers)), expected);
+        }
     }
 }

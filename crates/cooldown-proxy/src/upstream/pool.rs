@@ -148,18 +148,6 @@ impl Pool {
         }
     }
 
-    /// A connection in the place of one that turned out to be closed; the others that are kept may be so, too.
-    ///
-    /// # Errors
-    /// When none can be made.
-    pub async fn another(self: &Rc<Self>) -> Result<Lease, ConnectError> {
-        match self.spoken.get() {
-            // It is known which of those are closed, and one new one will do for all who were on the old.
-            Spoken::Http2 => self.connection().await,
-            Spoken::Http1 | Spoken::Unknown => self.fresh().await,
-        }
-    }
-
     async fn made(self: &Rc<Self>) -> Result<Lease, ConnectError> {
         let mut refusals = 0;
         loop {
