@@ -66,8 +66,10 @@ struct Entry {
 const REMEMBERED: u64 = 0;
 /// It was there before. A late copy of what it once said looks the same, so that it counts when it has heard us.
 const RETURNING: u64 = 1;
-/// It has returned, or is new.
+/// It has returned.
 const HERE: u64 = 2;
+/// It was not there before, as far as it says: a late copy of its first words would say the same.
+const NEW: u64 = 3;
 
 /// What an instance should hold, its floor, and all floors as they should be.
 struct Aim {
@@ -184,20 +186,18 @@ impl Ledger {
             // What we have told ourselves is no news, and has newcomers in it.
             self.told = self.told.max(renewal.instances);
         }
-        let came = if renewal.settled && !knows_us { RETURNING } else { HERE };
-        if entry.came == REMEMBERED {
-            if self.recovers == 0 && came == RETURNING {
-                self.orphans -= self.orphans.min(renewal.floor.saturating_sub(entry.floor));
-            }
-            entry.came = came;
-        } else if entry.came == RETURNING && entry.boot != boot {
-            entry.came = came;
-        } else if entry.came == RETURNING && knows_us {
+        let was_there = renewal.settled && !knows_us;
+        if entry.came == REMEMBERED && was_there && self.recovers == 0 {
+            self.orphans -= self.orphans.min(renewal.floor.saturating_sub(entry.floor));
+        }
+        if entry.came == RETURNING && entry.boot == boot && knows_us {
             entry.came = HERE;
             self.returned += 1;
             if self.recovers == 0 && !self.is_missing() {
                 self.orphans = 0;
             }
+        } else if entry.came != HERE {
+            entry.came = if was_there { RETURNING } else { NEW };
         }
     }
 

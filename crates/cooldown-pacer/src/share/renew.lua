@@ -9,7 +9,7 @@ local number, amount, hold, lease_for, forget, recovery, spare, turn_for, said_h
         for i = 3, 21 do numbers[i - 2] = tonumber(ARGV[i]) end
         return numbers
     end)())
-local REMEMBERED, RETURNING, HERE = 0, 1, 2
+local REMEMBERED, RETURNING, HERE, NEW = 0, 1, 2, 3
 local LONGEST_STEP, LARGEST_WEIGHT, GRAINS = 500, 4000, 4096
 local floor_of = math.floor
 
@@ -149,18 +149,16 @@ end
 local function count(entry)
     local knows_us = generation == store.generation
     if not knows_us then store.told = math.max(store.told, told) end
-    local came = settled == 1 and not knows_us and RETURNING or HERE
-    if entry.came == REMEMBERED then
-        if store.recovers == 0 and came == RETURNING then
-            store.orphans = store.orphans - math.min(store.orphans, saturating(said_floor, entry.floor))
-        end
-        entry.came = came
-    elseif entry.came == RETURNING and entry.boot ~= boot then
-        entry.came = came
-    elseif entry.came == RETURNING and knows_us then
+    local was_there = settled == 1 and not knows_us
+    if entry.came == REMEMBERED and was_there and store.recovers == 0 then
+        store.orphans = store.orphans - math.min(store.orphans, saturating(said_floor, entry.floor))
+    end
+    if entry.came == RETURNING and entry.boot == boot and knows_us then
         entry.came = HERE
         store.returned = store.returned + 1
         if store.recovers == 0 and not is_missing() then store.orphans = 0 end
+    elseif entry.came ~= HERE then
+        entry.came = was_there and RETURNING or NEW
     end
 end
 
