@@ -144,7 +144,9 @@ impl Ledger {
     /// Writes down what an instance says; what became of it, if it is not heard.
     fn hear(&mut self, name: &str, boot: &str, renewal: &Renewal) -> Option<Outcome> {
         let full = self.entries.len() as u64 >= MOST_INSTANCES;
-        let (now, hold, lease) = (self.now, renewal.terms.hold, self.now + renewal.terms.lease());
+        let (hold, lease) = (renewal.terms.hold, self.now + renewal.terms.lease());
+        // A lease has time to spare for a clock that jumps; what is over without one needs it too.
+        let sure = self.now + LONGEST_STEP;
         let is_new = !self.entries.contains_key(name);
         if is_new && full {
             return Some(Outcome::Full);
@@ -158,7 +160,7 @@ impl Ledger {
         if entry.boot != boot {
             if entry.held > 0 {
                 entry.past += entry.held;
-                entry.past_until = entry.past_until.max(entry.lease.max(now) + hold);
+                entry.past_until = entry.past_until.max(entry.lease.max(sure) + hold);
             }
             entry.boot = boot.to_owned();
         }
@@ -172,7 +174,7 @@ impl Ledger {
         (entry.knows, entry.told) = (renewal.floors, renewal.instances);
         if renewal.leaves {
             entry.past += entry.held;
-            entry.past_until = entry.past_until.max(now + hold);
+            entry.past_until = entry.past_until.max(sure + hold);
             (entry.boot, entry.held, entry.floor, entry.lease) = (String::new(), 0, 0, 0);
         }
         None

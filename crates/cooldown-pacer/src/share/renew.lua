@@ -163,7 +163,7 @@ local function count(entry)
 end
 
 local function hear()
-    local entry = entries[name]
+    local entry, sure = entries[name], store.now + LONGEST_STEP
     if not entry then
         local count = 0
         for _ in pairs(entries) do count = count + 1 end
@@ -182,7 +182,7 @@ local function hear()
     if entry.boot ~= boot then
         if entry.held > 0 then
             entry.past = entry.past + entry.held
-            entry.past_until = math.max(entry.past_until, math.max(entry.lease, store.now) + hold)
+            entry.past_until = math.max(entry.past_until, math.max(entry.lease, sure) + hold)
         end
         entry.boot = boot
     end
@@ -193,7 +193,7 @@ local function hear()
     entry.knows, entry.told = known_floors, told
     if leaves == 1 then
         entry.past = entry.past + entry.held
-        entry.past_until = math.max(entry.past_until, store.now + hold)
+        entry.past_until = math.max(entry.past_until, sure + hold)
         entry.boot, entry.held, entry.floor, entry.lease = '-', 0, 0, 0
     end
 end

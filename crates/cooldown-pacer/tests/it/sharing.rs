@@ -358,8 +358,9 @@ fn an_instance_that_leaves_in_good_order_leaves_everything() {
     let mut fleet = three([20, 20, 20]);
     fleet.leave(0);
     fleet.run_for(5 * SECOND);
-    fleet.run_for(2 * SECOND);
-    assert!(fleet.used(2 * SECOND) >= 0.97, "{}", fleet.used(2 * SECOND));
+    // In two seconds one request more or less is nearly a hundredth.
+    fleet.run_for(10 * SECOND);
+    assert!(fleet.used(10 * SECOND) >= 0.97, "{}", fleet.used(10 * SECOND));
     assert!(fleet.worst() <= 60);
 }
 
