@@ -38,7 +38,13 @@ pub struct Holder {
     until: Instant,
     forgotten: Instant,
     floors: u64,
+    /// How many instances share the limit, as far as it knows.
     instances: u64,
+    /// How many it was told of, and by which memory of the store; zero if the store, or it, reckons no more with that.
+    told: u64,
+    generation: u64,
+    /// A store that was not recovering has told it so.
+    settled: bool,
     /// What it has of a limit that all have just become acquainted with, before the store has answered.
     claim: Option<u64>,
 }
@@ -61,6 +67,9 @@ impl Holder {
             forgotten: Instant::START,
             floors: 0,
             instances: 1,
+            told: 0,
+            generation: 0,
+            settled: false,
             claim: None,
         }
     }
@@ -103,7 +112,8 @@ impl Holder {
     /// be used.
     pub fn renew(&mut self, now: Instant, usage: &Usage) -> Renewal {
         if now >= self.forgotten && self.claim.is_none() {
-            self.floor = 0;
+            // To the others it is one that they have never heard of.
+            (self.floor, self.told, self.generation, self.settled) = (0, 0, 0, false);
         }
         if now >= self.until && self.claim.is_none() {
             self.target = self.floor;
@@ -139,6 +149,8 @@ impl Holder {
         (self.held, self.target) = (answer.held, answer.target);
         self.floor = answer.floor;
         (self.floors, self.instances) = (answer.floors, answer.instances.max(1));
+        (self.told, self.generation) = (answer.instances, answer.generation);
+        self.settled |= answer.outcome == Outcome::Renewed;
         self.until = sent.after(LEASE);
         self.forgotten = self.until.after(FORGET);
         true
@@ -173,6 +185,9 @@ impl Holder {
             need,
             weight,
             floors: self.floors,
+            instances: self.told,
+            generation: self.generation,
+            settled: self.settled,
             leaves,
         }
     }

@@ -32,6 +32,10 @@ pub struct Ledger {
     /// Floors of those that were never heard of since.
     orphans: u64,
     orphans_until: u64,
+    /// How many instances there were when memory was lost, as far as anybody has told since.
+    told: u64,
+    /// How many of them have come back. While there are fewer, somebody is missing, and the orphans may be theirs.
+    returned: u64,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -52,7 +56,20 @@ struct Entry {
     weight: u64,
     /// All floors that it knows of.
     knows: u64,
+    /// How many instances it was told of.
+    told: u64,
+    /// What it has come as since memory was lost: one of the constants below.
+    came: u64,
 }
+
+/// Not heard since memory was lost; what is remembered of it may be old.
+const REMEMBERED: u64 = 0;
+/// It was there before. A late copy of what it once said looks the same, so that it counts when it has heard us.
+const RETURNING: u64 = 1;
+/// It has returned.
+const HERE: u64 = 2;
+/// It was not there before, as far as it says: a late copy of its first words would say the same.
+const NEW: u64 = 3;
 
 /// What an instance should hold, its floor, and all floors as they should be.
 struct Aim {
@@ -94,16 +111,19 @@ impl Ledger {
             self.recovers = self.now + renewal.terms.recovery();
             // Orphans among them may be heard of again, and whoever was heard of may have become one.
             self.told_floors = self.floors() + std::mem::take(&mut self.orphans);
+            (self.told, self.returned) = (self.all(), 0);
+            self.entries.values_mut().for_each(|entry| entry.came = REMEMBERED);
         }
         self.now += time.saturating_sub(self.time).min(LONGEST_STEP);
         self.time = time;
         if self.recovers > 0 && self.now > self.recovers {
             self.recovers = 0;
-            self.orphans = self.told_floors.saturating_sub(self.floors());
+            // Floors were told of as they were to be: if all are here, the rest has never been given.
+            self.orphans = if self.is_missing() { self.told_floors.saturating_sub(self.floors()) } else { 0 };
             self.orphans_until = self.now + renewal.terms.lease() + renewal.terms.forget();
         }
-        if self.now > self.orphans_until {
-            self.orphans = 0;
+        if self.recovers == 0 && self.now > self.orphans_until {
+            (self.orphans, self.told, self.returned) = (0, 0, 0);
         }
     }
 
@@ -124,22 +144,23 @@ impl Ledger {
     /// Writes down what an instance says; what became of it, if it is not heard.
     fn hear(&mut self, name: &str, boot: &str, renewal: &Renewal) -> Option<Outcome> {
         let full = self.entries.len() as u64 >= MOST_INSTANCES;
-        let (now, hold, lease) = (self.now, renewal.terms.hold, self.now + renewal.terms.lease());
+        let (hold, lease) = (renewal.terms.hold, self.now + renewal.terms.lease());
+        // A lease has time to spare for a clock that jumps; what is over without one needs it too.
+        let sure = self.now + LONGEST_STEP;
         let is_new = !self.entries.contains_key(name);
         if is_new && full {
             return Some(Outcome::Full);
         }
-        let entry = self.entries.entry(name.to_owned()).or_default();
-        if entry.boot == boot && renewal.number <= entry.number {
+        let is_stale = |entry: &Entry| entry.boot == boot && renewal.number <= entry.number;
+        if self.entries.get(name).is_some_and(is_stale) {
             return Some(Outcome::Stale);
         }
+        self.count(name, boot, renewal);
+        let entry = self.entries.entry(name.to_owned()).or_default();
         if entry.boot != boot {
             if entry.held > 0 {
                 entry.past += entry.held;
-                entry.past_until = entry.past_until.max(entry.lease.max(now) + hold);
-            }
-            if self.recovers == 0 {
-                self.orphans -= self.orphans.min(renewal.floor);
+                entry.past_until = entry.past_until.max(entry.lease.max(sure) + hold);
             }
             entry.boot = boot.to_owned();
         }
@@ -150,13 +171,41 @@ impl Ledger {
         entry.want = renewal.want.min(renewal.terms.amount);
         entry.need = renewal.need.min(renewal.terms.amount);
         entry.weight = renewal.weight.clamp(1, LARGEST_WEIGHT);
-        entry.knows = renewal.floors;
+        (entry.knows, entry.told) = (renewal.floors, renewal.instances);
         if renewal.leaves {
             entry.past += entry.held;
-            entry.past_until = entry.past_until.max(now + hold);
+            entry.past_until = entry.past_until.max(sure + hold);
             (entry.boot, entry.held, entry.floor, entry.lease) = (String::new(), 0, 0, 0);
         }
         None
+    }
+
+    /// Counts those that were there when memory was lost: how many they were, as they say, and how many are back.
+    fn count(&mut self, name: &str, boot: &str, renewal: &Renewal) {
+        let entry = self.entries.entry(name.to_owned()).or_default();
+        let knows_us = renewal.generation == self.generation;
+        if !knows_us {
+            // What we have told ourselves is no news, and has newcomers in it.
+            self.told = self.told.max(renewal.instances);
+        }
+        let was_there = renewal.settled && !knows_us;
+        if entry.came == REMEMBERED && was_there && self.recovers == 0 {
+            self.orphans -= self.orphans.min(renewal.floor.saturating_sub(entry.floor));
+        }
+        if entry.came == RETURNING && entry.boot == boot && knows_us {
+            entry.came = HERE;
+            self.returned += 1;
+            if self.recovers == 0 && !self.is_missing() {
+                self.orphans = 0;
+            }
+        } else if entry.came != HERE {
+            entry.came = if was_there { RETURNING } else { NEW };
+        }
+    }
+
+    /// Whether somebody who may use a floor has not come back since memory was lost.
+    fn is_missing(&self) -> bool {
+        self.returned < self.told
     }
 
     /// What an instance should hold, and its floor.
@@ -198,8 +247,9 @@ impl Ledger {
         let amount = renewal.terms.amount;
         let held: u64 = self.entries.values().map(|entry| entry.held + entry.past).sum();
         let free = amount.saturating_sub(self.reserve(amount) + self.orphans + held);
-        let floors =
-            self.told_to_others(name).min(terms::most_floors(amount)).saturating_sub(self.floors() + self.orphans);
+        let (told_floors, told) = self.told_to_others(name);
+        let floors = if told < self.all() { 0 } else { told_floors.min(terms::most_floors(amount)) };
+        let floors = floors.saturating_sub(self.floors() + self.orphans);
         let Some(entry) = self.entries.get_mut(name) else { return 0 };
         entry.held += target.saturating_sub(entry.held).min(free);
         let floor = floor.min(entry.held);
@@ -208,11 +258,11 @@ impl Ledger {
         floor.min(entry.floor)
     }
 
-    /// All floors that every other instance knows of. No floor is raised beyond that: when the store loses its memory,
-    /// whoever is there can tell of those that are cut off.
-    fn told_to_others(&self, name: &str) -> u64 {
+    /// All floors that every other instance knows of, and how many instances. No floor is raised beyond that, or before:
+    /// when the store loses its memory, whoever is there can tell of those that are cut off.
+    fn told_to_others(&self, name: &str) -> (u64, u64) {
         let others = self.known().filter(|(other, entry)| *other != name && entry.lease >= self.now);
-        others.map(|(_, entry)| entry.knows).min().unwrap_or(u64::MAX)
+        others.fold((u64::MAX, u64::MAX), |(floors, told), (_, entry)| (floors.min(entry.knows), told.min(entry.told)))
     }
 
     /// What is kept for strangers. The floor of a silent instance does as well: nearly always it is dead.
@@ -229,7 +279,7 @@ impl Ledger {
             target,
             floor,
             floors: floors.max(self.floors() + self.orphans),
-            instances: self.instances(),
+            instances: self.all(),
             generation: self.generation,
         }
     }
@@ -241,6 +291,14 @@ impl Ledger {
 
     fn instances(&self) -> u64 {
         self.known().count() as u64
+    }
+
+    /// The same with those that are missing. Among them may be any that are only remembered.
+    fn all(&self) -> u64 {
+        let that = |came: u64| self.known().filter(|(_, entry)| entry.came == came).count() as u64;
+        let (remembered, returning) = (that(REMEMBERED), that(RETURNING));
+        let missing = self.told.saturating_sub(self.returned + returning);
+        self.instances() - remembered + remembered.max(missing)
     }
 
     fn floors(&self) -> u64 {

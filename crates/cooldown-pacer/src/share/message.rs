@@ -21,6 +21,12 @@ pub struct Renewal {
     pub(super) weight: u64,
     /// All floors that it knows of, in case the store has forgotten them.
     pub(super) floors: u64,
+    /// How many instances it was told of by the last answer that it heard; zero if it has heard none.
+    pub(super) instances: u64,
+    /// Which memory of the store that answer came from.
+    pub(super) generation: u64,
+    /// A store that was not recovering has answered it: since then it is among those that others are told of.
+    pub(super) settled: bool,
     /// It stops: what it holds is over when its window is.
     pub(super) leaves: bool,
 }
@@ -40,7 +46,7 @@ pub struct Answer {
     pub floor: u64,
     /// All floors, and those that will be.
     pub floors: u64,
-    /// How many instances there are.
+    /// How many instances there are, those that the store has forgotten and others have told it of among them.
     pub instances: u64,
     /// When the store began to remember, in milliseconds of its own clock: another number after it has lost its memory.
     pub generation: u64,
@@ -66,7 +72,7 @@ pub struct AnswerError;
 
 impl Renewal {
     /// The script's arguments after the instance's name and its boot.
-    pub fn arguments(&self) -> [u64; 16] {
+    pub fn arguments(&self) -> [u64; 19] {
         let terms = &self.terms;
         [
             self.number,
@@ -83,6 +89,9 @@ impl Renewal {
             self.need,
             self.weight,
             self.floors,
+            self.instances,
+            self.generation,
+            u64::from(self.settled),
             u64::from(self.leaves),
             super::ledger::MOST_INSTANCES,
         ]

@@ -4,11 +4,12 @@
 -- KEYS[1] the limit. ARGV: name, boot, then the numbers of Renewal::arguments. Tests add the time and the server.
 local name, boot = ARGV[1], ARGV[2]
 local number, amount, hold, lease_for, forget, recovery, spare, turn_for, said_held, said_floor, want, need, weight,
-    known_floors, leaves, most = unpack((function()
+    known_floors, told, generation, settled, leaves, most = unpack((function()
         local numbers = {}
-        for i = 3, 18 do numbers[i - 2] = tonumber(ARGV[i]) end
+        for i = 3, 21 do numbers[i - 2] = tonumber(ARGV[i]) end
         return numbers
     end)())
+local REMEMBERED, RETURNING, HERE, NEW = 0, 1, 2, 3
 local LONGEST_STEP, LARGEST_WEIGHT, GRAINS = 500, 4000, 4096
 local floor_of = math.floor
 
@@ -16,7 +17,7 @@ local function saturating(a, b) return math.max(a - b, 0) end
 local function text(n) return string.format('%.0f', n) end
 
 local function machine()
-    if ARGV[19] then return tonumber(ARGV[19]), ARGV[20] end
+    if ARGV[22] then return tonumber(ARGV[22]), ARGV[23] end
     local time = redis.call('TIME')
     local told = redis.pcall('INFO', 'server')
     local server = type(told) == 'string' and string.match(told, 'run_id:(%x+)') or '?'
@@ -24,8 +25,9 @@ local function machine()
 end
 
 -- What is remembered: one field for the store, one for each instance.
-local FIELDS = {'number', 'held', 'floor', 'lease', 'past', 'past_until', 'want', 'need', 'weight', 'knows'}
-local META = {'generation', 'time', 'now', 'recovers', 'told_floors', 'orphans', 'orphans_until'}
+local FIELDS = {'number', 'held', 'floor', 'lease', 'past', 'past_until', 'want', 'need', 'weight', 'knows', 'told',
+    'came'}
+local META = {'generation', 'time', 'now', 'recovers', 'told_floors', 'orphans', 'orphans_until', 'told', 'returned'}
 local store, entries, names, changed = {server = ''}, {}, {}, {}
 
 local function read(line, fields, first)
@@ -95,21 +97,41 @@ local function instances()
     return count
 end
 
+local function all()
+    local remembered, returning = 0, 0
+    for _, entry in known() do
+        if entry.came == REMEMBERED then remembered = remembered + 1 end
+        if entry.came == RETURNING then returning = returning + 1 end
+    end
+    local missing = saturating(store.told, store.returned + returning)
+    return instances() - remembered + math.max(remembered, missing)
+end
+
+local function is_missing()
+    return store.returned < store.told
+end
+
 local function tick()
     local time, server = machine()
     if store.server ~= server then
         store.server, store.generation, store.time = server, time, time
         store.told_floors, store.orphans = sum('floor') + store.orphans, 0
+        store.told, store.returned = all(), 0
+        for who, entry in pairs(entries) do
+            if entry.came ~= REMEMBERED then entry.came, changed[who] = REMEMBERED, true end
+        end
         store.recovers = store.now + recovery
     end
     store.now = store.now + math.min(saturating(time, store.time), LONGEST_STEP)
     store.time = time
     if store.recovers > 0 and store.now > store.recovers then
         store.recovers = 0
-        store.orphans = saturating(store.told_floors, sum('floor'))
+        store.orphans = is_missing() and saturating(store.told_floors, sum('floor')) or 0
         store.orphans_until = store.now + lease_for + forget
     end
-    if store.now > store.orphans_until then store.orphans = 0 end
+    if store.recovers == 0 and store.now > store.orphans_until then
+        store.orphans, store.told, store.returned = 0, 0, 0
+    end
 end
 
 local function let_go()
@@ -124,8 +146,24 @@ local function let_go()
     end
 end
 
+local function count(entry)
+    local knows_us = generation == store.generation
+    if not knows_us then store.told = math.max(store.told, told) end
+    local was_there = settled == 1 and not knows_us
+    if entry.came == REMEMBERED and was_there and store.recovers == 0 then
+        store.orphans = store.orphans - math.min(store.orphans, saturating(said_floor, entry.floor))
+    end
+    if entry.came == RETURNING and entry.boot == boot and knows_us then
+        entry.came = HERE
+        store.returned = store.returned + 1
+        if store.recovers == 0 and not is_missing() then store.orphans = 0 end
+    elseif entry.came ~= HERE then
+        entry.came = was_there and RETURNING or NEW
+    end
+end
+
 local function hear()
-    local entry = entries[name]
+    local entry, sure = entries[name], store.now + LONGEST_STEP
     if not entry then
         local count = 0
         for _ in pairs(entries) do count = count + 1 end
@@ -140,22 +178,22 @@ local function hear()
     end
     if entry.boot == boot and number <= entry.number then return 2 end
     changed[name] = true
+    count(entry)
     if entry.boot ~= boot then
         if entry.held > 0 then
             entry.past = entry.past + entry.held
-            entry.past_until = math.max(entry.past_until, math.max(entry.lease, store.now) + hold)
+            entry.past_until = math.max(entry.past_until, math.max(entry.lease, sure) + hold)
         end
-        if store.recovers == 0 then store.orphans = store.orphans - math.min(store.orphans, said_floor) end
         entry.boot = boot
     end
     entry.number, entry.held, entry.floor = number, math.max(said_held, said_floor), said_floor
     entry.lease = store.now + lease_for
     entry.want, entry.need = math.min(want, amount), math.min(need, amount)
     entry.weight = math.max(1, math.min(weight, LARGEST_WEIGHT))
-    entry.knows = known_floors
+    entry.knows, entry.told = known_floors, told
     if leaves == 1 then
         entry.past = entry.past + entry.held
-        entry.past_until = math.max(entry.past_until, store.now + hold)
+        entry.past_until = math.max(entry.past_until, sure + hold)
         entry.boot, entry.held, entry.floor, entry.lease = '-', 0, 0, 0
     end
 end
@@ -264,16 +302,20 @@ local function fitting(held)
 end
 
 local function told_to_others()
-    local told = math.huge
+    local floors, count = math.huge, math.huge
     for who, entry in known() do
-        if who ~= name and entry.lease >= store.now then told = math.min(told, entry.knows) end
+        if who ~= name and entry.lease >= store.now then
+            floors, count = math.min(floors, entry.knows), math.min(count, entry.told)
+        end
     end
-    return told
+    return floors, count
 end
 
 local function give(target, floor)
     local free = saturating(amount, reserve() + store.orphans + sum('held') + sum('past'))
-    local floors = saturating(math.min(told_to_others(), floors_of(4)), sum('floor') + store.orphans)
+    local told_floors, others_told = told_to_others()
+    local floors = others_told < all() and 0 or math.min(told_floors, floors_of(4))
+    floors = saturating(floors, sum('floor') + store.orphans)
     local entry = entries[name]
     entry.held = entry.held + math.min(saturating(target, entry.held), free)
     floor = math.min(floor, entry.held)
@@ -284,7 +326,7 @@ end
 local function answer(outcome, held, target, floor, floors)
     save()
     floors = math.max(floors, sum('floor') + store.orphans)
-    return {outcome, number, held, target, floor, floors, instances(), store.generation}
+    return {outcome, number, held, target, floor, floors, all(), store.generation}
 end
 
 load()

@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use cooldown_pacer::share::{Answer, Holder, Ledger, Renewal, Terms, Which};
+use cooldown_pacer::share::{Answer, Holder, Ledger, Outcome, Renewal, Terms, Which};
 use cooldown_pacer::{Admission, Ask, Cost, Departure, Flow, Key, Limit, Pacer, Permit, Settings, Spent, Ticket, Unit};
 use proptest::prelude::*;
 
@@ -40,6 +40,8 @@ struct Member {
     served: Vec<(u64, u64)>,
     /// Of whom it has heard, through the store.
     heard_of: Known,
+    /// The store has answered it when it was not recovering.
+    settled: bool,
 }
 
 /// Of which members something is known, a bit for each.
@@ -121,6 +123,7 @@ impl Fleet {
             tickets: Vec::new(),
             served: Vec::new(),
             heard_of: 0,
+            settled: false,
         }
     }
 
@@ -169,6 +172,7 @@ impl Fleet {
                     let member = &mut self.members[to];
                     if member.boot == boot && !member.stopped && member.holder.hear(&answer) {
                         member.heard_of |= known;
+                        member.settled |= answer.outcome == Outcome::Renewed;
                         let share = member.holder.share();
                         // Paused or not: its clock goes on, its code runs later.
                         let local = at(member.clock + now.max(member.paused_until));
@@ -354,8 +358,9 @@ fn an_instance_that_leaves_in_good_order_leaves_everything() {
     let mut fleet = three([20, 20, 20]);
     fleet.leave(0);
     fleet.run_for(5 * SECOND);
-    fleet.run_for(2 * SECOND);
-    assert!(fleet.used(2 * SECOND) >= 0.97, "{}", fleet.used(2 * SECOND));
+    // In two seconds one request more or less is nearly a hundredth.
+    fleet.run_for(10 * SECOND);
+    assert!(fleet.used(10 * SECOND) >= 0.97, "{}", fleet.used(10 * SECOND));
     assert!(fleet.worst() <= 60);
 }
 
@@ -394,6 +399,38 @@ fn a_store_that_lost_its_memory_gives_nothing_that_somebody_holds() {
     fleet.run_for(12 * SECOND);
     assert!(fleet.used(8 * SECOND) >= 0.97, "{}", fleet.used(8 * SECOND));
     assert!(fleet.worst() <= 60);
+}
+
+/// Floors are told of before anybody has them: what nobody has is not kept for anybody.
+#[test]
+fn a_store_that_loses_its_memory_keeps_nothing_for_nobody() {
+    let just_started = ([20, 20, 20], MILLI, 4000);
+    let newly_busy = ([20, 0, 0], MILLI, 8000);
+    let slow = ([20, 0, 0], 354 * MILLI, 4000);
+    for (flows, delay, after) in [just_started, newly_busy, slow] {
+        for late in 0..20 {
+            for loss in [Fault::StoreDies(SECOND), Fault::Flush, Fault::FailOver] {
+                let mut fleet = Fleet::new(requests_per(60, 1000), &flows);
+                fleet.run_for(after * MILLI);
+                assert!(fleet.members.iter().all(|member| member.settled));
+                suffer(&mut fleet, &Fault::Snapshot);
+                fleet.members.iter_mut().for_each(|member| member.flows = 20);
+                fleet.delay = delay;
+                fleet.run_for(late * 50 * MILLI);
+                suffer(&mut fleet, &loss);
+                fleet.run_for(8 * SECOND);
+                fleet.delay = MILLI;
+                fleet.run_for(6 * SECOND);
+                let used = fleet.used(4 * SECOND);
+                assert!(
+                    used >= 0.95,
+                    "{used} of {flows:?}, {delay} ns, {after} and {late}, {loss:?}: {:?}",
+                    fleet.ledger
+                );
+                assert!(fleet.worst() <= 60);
+            }
+        }
+    }
 }
 
 #[test]
@@ -581,8 +618,14 @@ proptest! {
         }
         fleet.takes = if slots { millis * MILLI / 5 } else { 0 };
         fleet.dice = seed;
+        let mut all_are_there = true;
         for (after, fault) in &faults {
             fleet.run_for(after * MILLI);
+            all_are_there &= match fault {
+                Fault::Restart(_) | Fault::Leave(_) => false,
+                Fault::StoreDies(_) | Fault::Flush | Fault::FailOver => fleet.members.iter().all(|member| member.settled),
+                _ => true,
+            };
             suffer(&mut fleet, fault);
             prop_assume!(!fleet.somebody_is_forgotten());
         }
@@ -596,7 +639,8 @@ proptest! {
         // Costs that do not divide the limit leave up to one of them unused, and in turns more. Floors of which nobody knows
         // whose they are stay reserved, and they may be all.
         let whole = fleet.members.iter().all(|member| member.cost == 1);
-        prop_assert!(!whole || used * amount as f64 >= 0.67 * amount as f64 - 1.0, "{used} used: {:?}", fleet.ledger);
+        let least = if all_are_there { 0.9 } else { 0.67 };
+        prop_assert!(!whole || used * amount as f64 >= least * amount as f64 - 1.0, "{used} used: {:?}", fleet.ledger);
         let worst = fleet.worst();
         prop_assert!(worst <= amount, "{worst} of {amount}");
     }
