@@ -40,6 +40,8 @@ class Running:
     process: Process
     port: int
     headers: str
+    warm: bool = False
+    """It has carried a load before."""
 
     @property
     def target(self):
@@ -49,8 +51,8 @@ class Running:
 class Bench:
     """One run."""
 
-    def __init__(self, programs, peers, rounds, seconds):
-        self.programs, self.peers, self.rounds, self.seconds = programs, peers, rounds, seconds
+    def __init__(self, programs, peers, rounds, seconds, turns):
+        self.programs, self.peers, self.rounds, self.seconds, self.turns = programs, peers, rounds, seconds, turns
         self.failures, self.running = {}, []
         self.ports = Ports()
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -128,7 +130,9 @@ class Bench:
         command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "--latency", "--timeout", "20s", "-d"]
         script = ["-s", HERE / "chat.lua"] if body_bytes else []
         env = {**os.environ, "BODY_BYTES": str(body_bytes), "HEADERS": running.headers}
-        self.load([*command, "1s", *script, url], env)
+        if not running.warm:
+            self.load([*command, "1s", *script, url], env)
+            running.warm = True
         before = running.process.cpu()
         said = self.load([*command, f"{seconds}s", *script, url], env)
         cpu = running.process.cpu() - before

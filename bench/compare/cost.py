@@ -6,6 +6,8 @@ import time
 from bench import LOAD_CORE, PROXY_CORE, note
 from peers import COOLDOWN, COOLDOWN_MODELS, NGINX, OURS
 
+# How long one peer is measured before the next one has its turn, in seconds.
+TURN = 1
 WAITING = 8_000
 STARTS = 7
 SMALL_POST = '{"model":"m","messages":[{"role":"user","content":"Hello"}]}'
@@ -18,26 +20,37 @@ def medians(rounds):
     return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
 
 
+def beside_nginx(rounds):
+    """Medians of each peer. A machine that others share changes its speed within seconds: what a peer takes is compared with what
+    nginx took in the same round, and the median of these ratios tells more than the ratio of two medians."""
+    for peer in rounds.values():
+        for one, nginx in zip(peer, rounds.get(NGINX, [])):
+            one["times"] = one["cpu"] / nginx["cpu"]
+            if "half_p99" in one:
+                one["half_more"] = one["half_p99"] - nginx["half_p99"]
+    return {name: medians(peer) for name, peer in rounds.items()}
+
+
 def requests(bench):
-    """Plain requests, as fast as each peer can and at half of that. All run at once; one at a time is measured."""
+    """Plain requests, as fast as each peer can and at half of that. All run at once; one at a time is measured, in short turns."""
     serving, rounds, at_rest = {}, {}, {}
     for peer in bench.standing():
         with bench.attempt(peer.name):
             serving[peer.name] = bench.start(peer)
             at_rest[peer.name] = serving[peer.name].process.resident()
-    for number in range(bench.rounds):
+    for number in range(bench.turns):
         for name in [name for name in serving if name not in bench.failures]:
-            note(f"requests, round {number + 1} of {bench.rounds}: {name}")
+            note(f"requests, turn {number + 1} of {bench.turns}: {name}")
             with bench.attempt(name):
-                figures = bench.wrk(serving[name], bench.seconds)
-                half = bench.steady(serving[name], figures["rate"] / 2, bench.seconds)
+                figures = bench.wrk(serving[name], TURN)
+                half = bench.steady(serving[name], figures["rate"] / 2, TURN)
                 figures |= {"half_p50": half["p50"], "half_p99": half["p99"], "half_cpu": half["cpu"]}
                 rounds.setdefault(name, []).append(figures)
     for running in serving.values():
         bench.stop(running.process)
     return {
-        name: medians(figures) | {"at_rest": at_rest[name]}
-        for name, figures in rounds.items()
+        name: figures | {"at_rest": at_rest[name]}
+        for name, figures in beside_nginx(rounds).items()
         if name not in bench.failures
     }
 
@@ -52,18 +65,18 @@ def bodies(bench, gateways):
             if name not in bench.failures:
                 with bench.attempt(name):
                     serving[name] = bench.start(peer)
-        for number in range(bench.rounds):
+        for number in range(bench.turns):
             for name, running in serving.items():
-                note(f"chats of {size} bytes, round {number + 1} of {bench.rounds}: {name}")
+                note(f"chats of {size} bytes, turn {number + 1} of {bench.turns}: {name}")
                 # Gateways answer a few a second.
-                seconds = max(bench.seconds, 5) if name in gateways else bench.seconds
+                seconds = 5 if name in gateways else TURN
                 with bench.attempt(name):
                     rounds.setdefault(name, []).append(bench.wrk(running, seconds, size))
         for running in serving.values():
             bench.stop(running.process)
-        for name, figures in rounds.items():
+        for name, figures in beside_nginx(rounds).items():
             if name not in bench.failures:
-                found.setdefault(name, {})[str(size)] = medians(figures)
+                found.setdefault(name, {})[str(size)] = figures
     return found
 
 

@@ -33,11 +33,12 @@ PARTS = ("requests", "bodies", "waiting", "starts", "strict", "growth")
 
 def main():
     options = read_options()
+    figures, failures = {}, {}
     if options.figures:
         figures = json.loads(Path(options.figures).read_text())
-        failures = {}
-    else:
-        figures, failures = measure(options)
+    if not options.figures or options.only != list(PARTS):
+        anew, failures = measure(options)
+        figures |= anew
     report(figures, options)
     for failure in failures.values():
         note(f"failed: {failure}")
@@ -50,7 +51,9 @@ def read_options():
     parser.add_argument("--only", metavar="PARTS", default=",".join(PARTS), help=f"of {','.join(PARTS)}")
     parser.add_argument("--peers", metavar="NAMES", default=",".join(PROXIES), help="whom to compare with, beside us")
     parser.add_argument("--out", metavar="FOLDER", default=str(TARGET / "bench"), help="for figures, Markdown and chart")
-    parser.add_argument("--figures", metavar="FILE", help="show these figures of an earlier run instead of measuring")
+    parser.add_argument(
+        "--figures", metavar="FILE", help="show these figures of an earlier run instead of measuring; with --only, all but those parts"
+    )
     parser.add_argument("--update", action="store_true", help="write what was found into README.md and docs/")
     options = parser.parse_args()
     options.only, options.peers = options.only.split(","), options.peers.split(",")
@@ -71,7 +74,8 @@ def measure(options):
     found |= built()
     peers = {name: peer for name, peer in PROXIES.items() if name in wanted and peer.program in found}
     gateways = {name: peer for name, peer in gateways.items() if peer.program in found}
-    bench = Bench(found, {**peers, OURS: COOLDOWN}, rounds=1 if options.quick else 3, seconds=2 if options.quick else 5)
+    length = {"rounds": 1, "seconds": 2, "turns": 3} if options.quick else {"rounds": 3, "seconds": 5, "turns": 16}
+    bench = Bench(found, {**peers, OURS: COOLDOWN}, **length)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: stopped"))
     try:
         bench.start_upstream()
@@ -131,7 +135,7 @@ def about(bench, gateways):
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores of {processor.group(1) if processor else platform.machine()}, Linux {platform.release()}",
         "versions": versions,
-        "measured": f"{bench.rounds} rounds of {bench.seconds} s" if bench.rounds > 1 else f"one round of {bench.seconds} s",
+        "measured": f"requests and chats in {bench.turns} turns of {cost.TURN} s, growth in {bench.rounds} of {bench.seconds} s",
         "busy": f"load average {load:.1f} before it began",
     }
 
