@@ -3,6 +3,7 @@
 mod cooldowns;
 mod extremes;
 mod fairness;
+mod fleet;
 mod heirs;
 mod join;
 mod learning;
