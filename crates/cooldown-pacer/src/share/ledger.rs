@@ -58,18 +58,23 @@ struct Entry {
     knows: u64,
     /// How many instances it was told of.
     told: u64,
-    /// What it has come as since memory was lost: one of the constants below.
-    came: u64,
+    /// What it has come as since memory was lost.
+    came: Came,
 }
 
-/// Not heard since memory was lost; what is remembered of it may be old.
-const REMEMBERED: u64 = 0;
-/// It was there before. A late copy of what it once said looks the same, so that it counts when it has heard us.
-const RETURNING: u64 = 1;
-/// It has returned.
-const HERE: u64 = 2;
-/// It was not there before, as far as it says: a late copy of its first words would say the same.
-const NEW: u64 = 3;
+/// What an instance has come as since memory was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Came {
+    /// It was not heard; what is remembered of it may be old.
+    #[default]
+    Remembered,
+    /// It was there before. A late copy of what it once said looks the same, so that it counts when it has heard us.
+    Returning,
+    /// It has returned.
+    Here,
+    /// It was not there before, as far as it says: a late copy of its first words would say the same.
+    New,
+}
 
 /// What an instance should hold, its floor, and all floors as they should be.
 struct Aim {
@@ -112,7 +117,7 @@ impl Ledger {
             // Orphans among them may be heard of again, and whoever was heard of may have become one.
             self.told_floors = self.floors() + std::mem::take(&mut self.orphans);
             (self.told, self.returned) = (self.all(), 0);
-            self.entries.values_mut().for_each(|entry| entry.came = REMEMBERED);
+            self.entries.values_mut().for_each(|entry| entry.came = Came::Remembered);
         }
         self.now += time.saturating_sub(self.time).min(LONGEST_STEP);
         self.time = time;
@@ -189,17 +194,17 @@ impl Ledger {
             self.told = self.told.max(renewal.instances);
         }
         let was_there = renewal.settled && !knows_us;
-        if entry.came == REMEMBERED && was_there && self.recovers == 0 {
+        if entry.came == Came::Remembered && was_there && self.recovers == 0 {
             self.orphans -= self.orphans.min(renewal.floor.saturating_sub(entry.floor));
         }
-        if entry.came == RETURNING && entry.boot == boot && knows_us {
-            entry.came = HERE;
+        if entry.came == Came::Returning && entry.boot == boot && knows_us {
+            entry.came = Came::Here;
             self.returned += 1;
             if self.recovers == 0 && !self.is_missing() {
                 self.orphans = 0;
             }
-        } else if entry.came != HERE {
-            entry.came = if was_there { RETURNING } else { NEW };
+        } else if entry.came != Came::Here {
+            entry.came = if was_there { Came::Returning } else { Came::New };
         }
     }
 
@@ -295,8 +300,8 @@ impl Ledger {
 
     /// The same with those that are missing. Among them may be any that are only remembered.
     fn all(&self) -> u64 {
-        let that = |came: u64| self.known().filter(|(_, entry)| entry.came == came).count() as u64;
-        let (remembered, returning) = (that(REMEMBERED), that(RETURNING));
+        let that = |came: Came| self.known().filter(|(_, entry)| entry.came == came).count() as u64;
+        let (remembered, returning) = (that(Came::Remembered), that(Came::Returning));
         let missing = self.told.saturating_sub(self.returned + returning);
         self.instances() - remembered + remembered.max(missing)
     }

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use cooldown_pacer::share::{Answer, Holder, Ledger, Outcome, Renewal, Terms, Which};
-use cooldown_pacer::{Admission, Ask, Cost, Departure, Flow, Key, Limit, Pacer, Permit, Settings, Spent, Ticket, Unit};
+use cooldown_pacer::{Admission, Ask, Cost, Flow, Key, Limit, Pacer, Permit, Settings, Spent, Ticket, Unit};
 
-use crate::world::{MILLI, SECOND, at, roll, worst_window};
+use crate::world::{MILLI, SECOND, at, due, roll, worst_window};
 
 const EVERY: Duration = Duration::from_millis(250);
 const FIRST: Which = Which::Stated(0);
@@ -221,12 +221,7 @@ impl Fleet {
                 Admission::Refuse(refusal) => panic!("{refusal:?}"),
             }
         }
-        let mut departures = Vec::new();
-        if member.pacer.next_due().is_some_and(|due| due <= local) {
-            member.pacer.due(local, &mut departures);
-        }
-        for departure in departures {
-            let Departure::Go(ticket, permit) = departure else { panic!("nobody is refused") };
+        for (ticket, permit) in due(&mut member.pacer, local) {
             let place = member.tickets.iter().position(|(waiting, _)| *waiting == ticket).expect("it waits");
             let (_, flow) = member.tickets.swap_remove(place);
             member.in_flight.push((now + self.takes, permit));

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use cooldown_pacer::share::{Answer, Holder, Ledger, Renewal, Terms, Which};
 use cooldown_pacer::{
-    Admission, Ask, Departure, Flow, Hearsay, Key, Lesson, Observation, Pacer, Permit, Settings, Spent, Teaching,
-    Ticket,
+    Admission, Ask, Flow, Hearsay, Key, Lesson, Observation, Pacer, Permit, Settings, Spent, Teaching, Ticket,
 };
 use proptest::prelude::*;
 
 use crate::upstream::{Counting, Telling, fixed, sliding};
-use crate::world::{MILLI, SECOND, at, roll, worst_window};
+use crate::world::{MILLI, SECOND, at, due, roll, worst_window};
 
 const EVERY: Duration = Duration::from_millis(250);
 /// What a request takes on its way to the upstream, and an answer back.
@@ -290,12 +289,7 @@ impl Fleet {
                 Admission::Refuse(refusal) => panic!("{refusal:?}"),
             }
         }
-        let mut departures = Vec::new();
-        if member.pacer.next_due().is_some_and(|due| due <= local) {
-            member.pacer.due(local, &mut departures);
-        }
-        for departure in departures {
-            let Departure::Go(ticket, permit) = departure else { panic!("nobody is refused") };
+        for (ticket, permit) in due(&mut member.pacer, local) {
             going.push((member.tickets.remove(&ticket).expect("it waits"), permit));
         }
         let boot = member.boot;

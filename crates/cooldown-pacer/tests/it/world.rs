@@ -240,6 +240,19 @@ impl World {
     }
 }
 
+/// Those whose turn has come by now, where nobody is ever refused.
+pub(crate) fn due(pacer: &mut Pacer, now: Instant) -> Vec<(Ticket, Permit)> {
+    let mut departures = Vec::new();
+    if pacer.next_due().is_some_and(|due| due <= now) {
+        pacer.due(now, &mut departures);
+    }
+    let going = departures.into_iter().map(|departure| match departure {
+        Departure::Go(ticket, permit) => (ticket, permit),
+        Departure::Refuse(..) => panic!("nobody is refused"),
+    });
+    going.collect()
+}
+
 /// The next throw of a die that always falls in the same way (xorshift, 64 bits).
 pub(crate) fn roll(dice: &mut u64) -> u64 {
     *dice ^= *dice << 13;
