@@ -9,13 +9,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// By which a client names itself.
 pub(super) const CLIENT: HeaderName = HeaderName::from_static("x-cooldown-client");
 pub(super) const SOURCE: HeaderName = HeaderName::from_static("x-cooldown-source");
-pub(super) const UPSTREAM: HeaderName = HeaderName::from_static("x-cooldown-upstream");
-pub(super) const WAIT_MS: HeaderName = HeaderName::from_static("x-cooldown-wait-ms");
-pub(super) const ATTEMPTS: HeaderName = HeaderName::from_static("x-cooldown-attempts");
 /// Fields that begin so are between the client and the proxy.
 const OURS: &str = "x-cooldown-";
 
-pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// What an SDK says about how often it has asked before.
 pub(super) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 

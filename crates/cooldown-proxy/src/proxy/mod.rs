@@ -51,7 +51,7 @@ pub use route::Router;
 pub use serve::{Delivery, Reply, serve};
 pub use site::Site;
 pub(crate) use site::router;
-pub use told::{FORWARDED_FIELDS, Forwarded, Told};
+pub use told::{Forwarded, Told};
 pub use translate::serve_stream;
 pub use tunnel::ClientEnd;
 pub(crate) use way::{reserved, spent};

@@ -10,19 +10,20 @@ use std::time::Duration;
 use http::header::{FORWARDED, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
-use super::headers::{ATTEMPTS, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, SOURCE, UPSTREAM, WAIT_MS};
+use super::headers::{FORWARDED_HOST, FORWARDED_PROTO, SOURCE};
 use super::peer::Peer;
 use crate::http1::write_field;
 
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const UPSTREAM: HeaderName = HeaderName::from_static("x-cooldown-upstream");
+const WAIT_MS: HeaderName = HeaderName::from_static("x-cooldown-wait-ms");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-cooldown-attempts");
 const VIA_10: HeaderValue = HeaderValue::from_static("1.0 cooldown");
 const VIA_11: HeaderValue = HeaderValue::from_static("1.1 cooldown");
 const VIA_20: HeaderValue = HeaderValue::from_static("2.0 cooldown");
 const FROM_UPSTREAM: HeaderValue = HeaderValue::from_static("upstream");
 const NONE: HeaderValue = HeaderValue::from_static("0");
 const ONE: HeaderValue = HeaderValue::from_static("1");
-
-/// How many fields tell what is [`Forwarded`].
-pub const FORWARDED_FIELDS: usize = 5;
 
 /// What an upstream is told: who asks, for which host, and by which way.
 #[derive(Debug)]
@@ -62,6 +63,7 @@ impl Forwarded {
 
     /// Adds it to the request's fields, behind what earlier proxies told.
     pub fn tell(&self, headers: &mut HeaderMap) {
+        headers.reserve(5); // as many as `each` tells
         self.each(|name, value| _ = headers.append(name, value.clone()));
     }
 

@@ -26,7 +26,6 @@ use super::deadline::Deadline;
 use super::sending::Sending;
 use super::sent::{Bond, Sent};
 use crate::http1::MessageError;
-use crate::proxy::FORWARDED_FIELDS;
 use crate::proxy::request_body::RequestBody;
 use crate::stream::Stream;
 
@@ -255,10 +254,7 @@ impl StreamPlace {
     ) -> Result<Response<()>, ExchangeError> {
         let reused = self.connection.reused.replace(true);
         let Sending { mut request, forwarded } = *sending;
-        if let Some(forwarded) = forwarded {
-            request.headers_mut().reserve(FORWARDED_FIELDS);
-            forwarded.tell(request.headers_mut());
-        }
+        forwarded.into_iter().for_each(|forwarded| forwarded.tell(request.headers_mut()));
         self.connection.to_http2(&mut request);
         // Each exchange has its own: what was sent before is over.
         self.bond = Rc::default();
