@@ -118,10 +118,7 @@ enum Latest {
 pub(super) fn compact(bytes: &[u8], seed: u64, now: Moment) -> Vec<u8> {
     let mut latest: HashSet<(String, u64, Latest), RandomState> = HashSet::default();
     let mut kept: Vec<&[u8]> = Vec::new();
-    let all: Vec<&[u8]> = lines(bytes).collect();
-    for line in all.into_iter().rev() {
-        let Some(Record { at, list, key, what }) = record::read(line) else { continue };
-        let age = at.age(now);
+    for Line { text, record: Record { list, key, what, .. }, age } in aged(bytes, now).into_iter().rev() {
         let matters = match what {
             // What was written ahead leaves within `keep`, and matters for as long.
             What::Left { keep, .. } => age.as_millis() <= 2 * u128::from(keep) + 1000,
@@ -132,7 +129,7 @@ pub(super) fn compact(bytes: &[u8], seed: u64, now: Moment) -> Vec<u8> {
             What::Found { .. } => latest.insert((list, key, Latest::Found)) && age < BELIEF_IN_FOUND,
         };
         if matters {
-            kept.push(line);
+            kept.push(text);
         }
     }
     let mut out = beginning(seed);
@@ -141,6 +138,29 @@ pub(super) fn compact(bytes: &[u8], seed: u64, now: Moment) -> Vec<u8> {
         out.push(b'\n');
     }
     out
+}
+
+/// A line that can be read, and how long ago it was written.
+struct Line<'a> {
+    text: &'a [u8],
+    record: Record,
+    age: Duration,
+}
+
+/// What can be read. What left is no older than what was written before it and is kept no shorter, which is how [`Past`] reads
+/// it: a wall clock that was set back, or a shorter period, must not part what left from what says that it counts no more.
+fn aged(bytes: &[u8], now: Moment) -> Vec<Line<'_>> {
+    let mut before: HashMap<(String, u64, UnitName), (Duration, u64), RandomState> = HashMap::default();
+    let read = |text| record::read::<Record>(text).map(|record| Line { text, age: record.at.age(now), record });
+    let mut all: Vec<Line<'_>> = lines(bytes).filter_map(read).collect();
+    for Line { record: Record { list, key, what, .. }, age, .. } in &mut all {
+        if let What::Left { unit, keep, .. } = what {
+            let (youngest, longest) = before.entry((list.clone(), *key, *unit)).or_insert((*age, *keep));
+            (*youngest, *longest) = (*age.min(youngest), *keep.max(longest));
+            (*age, *keep) = (*youngest, *longest);
+        }
+    }
+    all
 }
 
 /// What the subjects of a ledger are hashed with; `None` if it is none that this program knows.
@@ -224,6 +244,26 @@ mod tests {
             used(&before, &list) == 2 * nth && used(&after, &list) == 2 * nth
         }));
         assert!(long.len() < text.len(), "one closing and one limit are enough");
+    }
+
+    #[test]
+    fn what_counts_no_more_is_left_out_with_what_says_so_whatever_the_wall_clock_was_set_to_or_the_period() {
+        let at = |wall: u64| serde_json::from_value(serde_json::json!([wall, 0, 0])).expect("a moment");
+        let afresh = |keep| {
+            let unit = UnitName::Requests;
+            What::Left { unit, keep, afresh: true, more: 3, left: 0, less: 0, ago: 0 }
+        };
+        let (now, before, after) = (at(1_000_000), at(970_000), at(2_000_000));
+        let set_back =
+            [Record { at: after, ..left("list", 9) }, Record { at: at(1), what: afresh(KEEP), ..left("list", 0) }];
+        let shortened =
+            [Record { at: before, ..left("list", 9) }, Record { at: before, what: afresh(100), ..left("list", 0) }];
+        for records in [set_back, shortened] {
+            let text = ledger(&records);
+            let before = Book::read(&text, now, PRESENT).expect("a ledger");
+            let after = Book::read(&compact(&text, 5, now), now, PRESENT).expect("a ledger");
+            assert_eq!((used(&before, "list"), used(&after, "list")), (3, 3), "{records:?}");
+        }
     }
 
     #[test]
