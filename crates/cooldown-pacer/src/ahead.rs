@@ -17,9 +17,9 @@ use crate::pacer::Pacer;
 use crate::past::{Noted, Past};
 use crate::time::{Instant, nanos};
 
-/// A portion is this part of the smallest limit that counts its unit. What it leaves unused, and what was given back and
-/// not written down yet, are together no more than twice that.
-const PART: u64 = 200;
+/// A portion is this part of the smallest limit that counts its unit. What it leaves unused, what was given back and is not
+/// written down yet, and what has left the window but counts from its portion's end, are together no more than thrice that.
+const PART: u64 = 300;
 /// What came back of what left within this part of a period is written down together.
 const GRAINS: u64 = 256;
 /// What came back from so many instants is written down, however little it is.
@@ -307,8 +307,9 @@ impl Portion {
             return;
         }
         self.forget_stale(now);
-        let grain = self.keep / GRAINS;
-        match self.returned.iter_mut().find(|(from, _)| from.abs_diff(at) <= grain) {
+        // Grains are told apart by the clock: those that begin at what is in them would grow without an end.
+        let grain = (self.keep / GRAINS).max(1);
+        match self.returned.iter_mut().find(|(from, _)| *from / grain == at / grain) {
             Some((from, amount)) => (*from, *amount) = (at.min(*from), *amount + share),
             None => self.returned.push((at, share)),
         }

@@ -208,17 +208,17 @@ fn after_a_crash_the_rest_of_the_window_is_there_at_once() {
 }
 
 #[test]
-fn a_thousand_a_minute_are_written_down_two_hundred_times() {
+fn a_thousand_a_minute_are_written_down_three_hundred_times() {
     let mut site = Site::new(Unit::Requests, 1000);
     (0..1000).for_each(|_| site.step(Step::Ask(0)));
-    assert_eq!((site.left.len(), site.written), (1000, 200));
+    assert_eq!((site.left.len(), site.written), (1000, 334));
 }
 
 #[test]
 fn who_ends_in_good_order_loses_nothing_to_caution() {
     let mut site = Site::new(Unit::Tokens, 100_000);
     (0..3).for_each(|_| site.step(Step::Ask(100)));
-    assert_eq!(site.past.used(site.now()), 500);
+    assert_eq!(site.past.used(site.now()), 333);
     let mut entries = Vec::new();
     site.pacer.last_entries(site.now(), &mut entries);
     entries.iter().for_each(|entry| site.past.note(site.now(), &entry.noted));
