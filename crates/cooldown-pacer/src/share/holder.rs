@@ -243,7 +243,7 @@ mod tests {
         assert!(!holder.hear(&answer(1, 40, 40, 5)));
         assert!(holder.hear(&answer(2, 10, 10, 5)));
         assert!(!holder.hear(&answer(2, 10, 10, 5)));
-        assert_eq!(holder.share().until, at(2250), "a lease counts from before it was asked for");
+        assert_eq!(holder.share().until, at(3250), "a lease counts from before it was asked for");
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
         let mut holder = holder();
         holder.renew(at(0), &Usage::default());
         holder.hear(&answer(1, 40, 40, 5));
-        assert_eq!(holder.renew(at(2000), &Usage { used: 3, ..Usage::default() }).held, 5);
+        assert_eq!(holder.renew(at(3000), &Usage { used: 3, ..Usage::default() }).held, 5);
         assert_eq!(holder.share().amount, 5);
         holder.renew(at(3_700_000), &Usage::default());
         assert_eq!(holder.share().floor, 0, "in the end the others do not reckon with it");
@@ -263,7 +263,7 @@ mod tests {
         holder.claim(3);
         assert_eq!(holder.share().amount, 19);
         let renewal = holder.renew(at(0), &Usage { used: 3, ..Usage::default() });
-        assert_eq!((renewal.held, renewal.floor), (19, 5));
+        assert_eq!((renewal.held, renewal.floor), (19, 4));
         assert_eq!(holder.renew(at(60_000), &Usage::default()).held, 19, "nobody has answered");
         assert!(holder.hear(&answer(2, 20, 12, 5)));
         holder.claim(2);

@@ -266,7 +266,7 @@ end
 
 local function floors_of(all)
     local thousandths = 310
-    if all <= 2 then thousandths = 290 elseif all == 3 then thousandths = 255 end
+    if all <= 2 then thousandths = 290 elseif all == 3 then thousandths = 210 end
     return floor_of(amount * thousandths / 1000)
 end
 

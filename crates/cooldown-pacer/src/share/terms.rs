@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::limit::{LARGEST_AMOUNT, Limit};
 
-/// How long an instance may use its share after it sent the renewal that was answered.
-pub(super) const LEASE: Duration = Duration::from_secs(2);
+/// How long an instance may use its share after it sent the renewal that was answered: long enough that an outage of the
+/// store is hardly felt, short enough that what a dead instance held is back soon.
+pub(super) const LEASE: Duration = Duration::from_secs(3);
 /// How much longer the store reckons with it: what clocks of different machines, and one that jumps, may differ by.
 const SLACK: u64 = 600;
 /// Clocks run this part faster or slower than others, at most.
@@ -105,7 +106,7 @@ pub(super) fn most_floors(amount: u64) -> u64 {
 pub(super) fn floors(amount: u64, instances: u64) -> u64 {
     match instances {
         0..=2 => amount * 290 / 1000,
-        3 => amount * 255 / 1000,
+        3 => amount * 210 / 1000,
         _ => most_floors(amount),
     }
 }

@@ -42,7 +42,7 @@ fn what_idle_instances_hold_is_lent_within_three_seconds() {
 #[test]
 fn a_first_start_waits_no_longer_than_it_must() {
     let mut fleet = Fleet::new(requests_per(60, 1000), &[20, 20, 20]);
-    fleet.run_for(7 * SECOND);
+    fleet.run_for(8 * SECOND);
     assert!(fleet.used(SECOND) >= 0.95, "{}", fleet.used(SECOND));
 }
 
@@ -52,7 +52,9 @@ fn what_a_dead_instance_held_comes_back_but_for_its_floor() {
     fleet.members[0].stopped = true;
     fleet.run_for(8 * SECOND);
     fleet.run_for(2 * SECOND);
-    assert!(fleet.used(2 * SECOND) >= 0.9, "{}", fleet.used(2 * SECOND));
+    assert!(fleet.used(2 * SECOND) >= 0.92, "{}", fleet.used(2 * SECOND));
+    fleet.run_for(10 * SECOND);
+    assert!(fleet.used(10 * SECOND) >= 0.92, "{}", fleet.used(10 * SECOND));
     assert!(fleet.worst() <= 60);
 }
 
@@ -73,9 +75,11 @@ fn without_the_store_the_floors_flow_on() {
     fleet.run_for(8 * SECOND);
     fleet.dead_until = u64::MAX;
     fleet.run_for(10 * SECOND);
-    assert!(fleet.used(10 * SECOND) >= 0.38, "{}", fleet.used(10 * SECOND));
+    assert!(fleet.used(10 * SECOND) >= 0.42, "{}", fleet.used(10 * SECOND));
+    fleet.run_for(10 * SECOND);
+    assert!(fleet.used(20 * SECOND) >= 0.3, "{}", fleet.used(20 * SECOND));
     fleet.run_for(60 * SECOND);
-    assert!(fleet.used(60 * SECOND) >= 0.25, "{}", fleet.used(60 * SECOND));
+    assert!(fleet.used(60 * SECOND) >= 0.205, "{}", fleet.used(60 * SECOND));
     (fleet.dead_until, fleet.server) = (0, 2);
     fleet.run_for(8 * SECOND);
     fleet.run_for(2 * SECOND);
@@ -107,9 +111,9 @@ fn a_store_that_lost_its_memory_gives_nothing_that_somebody_holds() {
 /// Floors are told of before anybody has them: what nobody has is not kept for anybody.
 #[test]
 fn a_store_that_loses_its_memory_keeps_nothing_for_nobody() {
-    let just_started = ([20, 20, 20], MILLI, 4000);
+    let just_started = ([20, 20, 20], MILLI, 5000);
     let newly_busy = ([20, 0, 0], MILLI, 8000);
-    let slow = ([20, 0, 0], 354 * MILLI, 4000);
+    let slow = ([20, 0, 0], 354 * MILLI, 5000);
     for (flows, delay, after) in [just_started, newly_busy, slow] {
         for late in 0..20 {
             for loss in [Fault::StoreDies(SECOND), Fault::Flush, Fault::FailOver] {

@@ -17,7 +17,7 @@ use crate::support::{Binary, Body, Proxy, Upstream, get, plain, request, text, t
 const LIMIT: u32 = 60;
 const CLIENTS: usize = 12;
 /// Nothing is given before everybody who lives has told what it holds: a lease and a window.
-const BEGINS: Duration = Duration::from_millis(4500);
+const BEGINS: Duration = Duration::from_millis(5500);
 
 fn strict() -> MockProvider {
     let amount = NonZeroU32::new(LIMIT).expect("not zero");
@@ -157,7 +157,7 @@ async fn without_the_store_a_part_flows_on_and_with_it_again_all_of_it() {
     println!("{:.1} % without the store", without * 100.0);
     fleet.reaches(0.9, seconds(2), 3).await;
     fleet.assert_nothing_failed(loads).await;
-    assert!(without >= 0.3, "only {:.1} % flowed on", without * 100.0);
+    assert!(without >= 0.35, "only {:.1} % flowed on", without * 100.0);
 }
 
 #[tokio::test]
@@ -179,8 +179,8 @@ async fn what_a_killed_instance_held_goes_to_the_others_within_10_s() {
     sleep(BEGINS).await;
     binaries[0].signal("KILL");
     sleep(seconds(4)).await;
-    // 91.7 % is there to be had, and 89 % is used: what leaves late stays late, and what cannot be divided goes round.
-    reaches(&upstream, or_busy(0.88), seconds(2), 3).await;
+    // 93.3 % is there to be had: what leaves late stays late, and what cannot be divided goes round.
+    reaches(&upstream, or_busy(0.9), seconds(2), 3).await;
     lost.abort_all();
     for load in loads {
         assert_eq!(load.end().await, 0, "errors at clients");
