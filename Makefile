@@ -7,10 +7,11 @@ CARGO ?= cargo
 CONFIG ?= config.yaml.example
 SECONDS_SHOWN ?= 20
 SECONDS_EACH ?= 60
+CASES ?= 3000
 SECONDS_SOAKED ?= 600
 BENCH_ARGS ?=
 
-.PHONY: help run demo test check build build-all deb check-deb bench guard guard-record soak fuzz setup
+.PHONY: help run demo test check properties build build-all deb check-deb bench guard guard-record soak fuzz setup
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +28,11 @@ test: setup ## Run everything that must hold: check, then all tests
 
 check: setup ## Format, lints, docs, dependencies and their licences
 	@.ci/checks
+
+properties: setup ## Try all properties on cases that no test has seen, CASES=n of each
+	PROPTEST_CASES=$(CASES) $(CARGO) test --locked -p cooldown-pacer
+	PROPTEST_CASES=$(CASES) $(CARGO) test --locked -p cooldown-proxy --lib
+	PROPTEST_CASES=$(CASES) $(CARGO) test --locked -p cooldown-proxy --test it -- fuzz_corpus
 
 build: ## Build the release binary: target/release/cooldown-proxy
 	$(CARGO) build --release --locked --bin cooldown-proxy
