@@ -22,7 +22,7 @@ pub(super) struct Held {
     /// Which holding this is: no other one, before or after, has this number.
     pub number: u64,
     pub key: Key,
-    line: Arc<Line>,
+    pub line: Arc<Line>,
     which: Which,
     limit: Limit,
     holder: Holder,

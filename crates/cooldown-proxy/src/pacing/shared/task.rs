@@ -235,6 +235,7 @@ impl Task {
 
     fn forget(&mut self, slot: usize) {
         let held = self.held.remove(slot);
+        held.line.forget_asked(held.key);
         self.schedule.remove(slot, held.due);
         self.index.retain(|_, known| *known != slot);
         self.figures.limits.store(self.held.len() as u64, Relaxed);
@@ -248,11 +249,14 @@ impl Task {
                 let stated = stated.iter().enumerate().map(|(nth, limit)| (Which::Stated(nth), *limit));
                 let stated = stated.map(|(which, limit)| Taught { which, limit, is_claimed: false });
                 let all: Vec<Taught> = stated.chain(line.taught(key)).collect();
-                for Taught { which, limit, is_claimed } in all {
-                    match self.index.get(&(key, which)) {
+                for Taught { which, limit, is_claimed } in &all {
+                    match self.index.get(&(key, *which)) {
                         Some(&slot) => self.plan(slot, now.min(self.held[slot].due)),
-                        None => self.hold(now, (key, which), limit, is_claimed),
+                        None => self.hold(now, (key, *which), *limit, *is_claimed),
                     }
+                }
+                if all.is_empty() || all.iter().any(|taught| !self.index.contains_key(&(key, taught.which))) {
+                    line.forget_asked(key);
                 }
             }
         }
@@ -260,12 +264,15 @@ impl Task {
 
     /// Holds what upstreams have taught of a key that is in use; or else only what the store must know of.
     pub(super) fn hold_taught(&mut self, key: Key, is_in_use: bool) {
-        let Some(list) = self.lists.get(&key.limits) else { return };
+        let Some(line) = self.lists.get(&key.limits).map(|list| Arc::clone(&list.line)) else { return };
         let now = self.clock.now();
-        for Taught { which, limit, is_claimed } in list.line.taught(key) {
+        for Taught { which, limit, is_claimed } in line.taught(key) {
             if (is_in_use || is_claimed) && !self.index.contains_key(&(key, which)) {
                 self.hold(now, (key, which), limit, is_claimed);
             }
+        }
+        if !is_in_use {
+            line.forget_asked(key);
         }
     }
 
@@ -344,6 +351,8 @@ impl Task {
         });
         let new: Vec<_> = lasting.filter(|(place, _)| !self.index.contains_key(place)).collect();
         new.into_iter().for_each(|(place, limit)| self.hold(now, place, limit, false));
+        // A list may have got limits of which nothing is held.
+        self.held.iter().for_each(|(_, held)| held.line.forget_asked(held.key));
     }
 
     fn leave_one(&mut self, slot: usize) {

@@ -54,16 +54,19 @@ pub(in crate::pacing) struct Watch {
     asked: Asked,
     /// Whether the thread knows that there are some.
     is_told: bool,
+    /// Keys that the thread knows somebody waits for, and renews with that in view: more who wait are no news.
+    known: Asked,
 }
 
 impl Watch {
     pub(in crate::pacing) fn new(sharer: Sharer) -> Self {
-        Self { sharer, lists: Vec::new(), asked: Asked::default(), is_told: false }
+        Self { sharer, lists: Vec::new(), asked: Asked::default(), is_told: false, known: Asked::default() }
     }
 
     /// These lists of the line are shared from now on.
     pub(in crate::pacing) fn set_lists(&mut self, lists: Vec<LimitsId>) {
         self.lists = lists;
+        self.known.retain(|key| self.lists.contains(&key.limits));
     }
 
     /// What two lines noted that are one now.
@@ -73,6 +76,7 @@ impl Watch {
                 one.lists.extend(other.lists);
                 one.asked.extend(other.asked);
                 one.is_told |= other.is_told;
+                one.known.clear();
             }
             (one, other) => *one = one.take().or(other),
         }
@@ -80,7 +84,7 @@ impl Watch {
 
     /// A request waits for these keys.
     pub(in crate::pacing) fn waits(&mut self, line: &Arc<Line>, keys: impl Iterator<Item = Key>) {
-        self.asked.extend(keys.filter(|key| self.lists.contains(&key.limits)));
+        self.asked.extend(keys.filter(|key| self.lists.contains(&key.limits) && !self.known.contains(key)));
         if !self.asked.is_empty() && !std::mem::replace(&mut self.is_told, true) {
             self.tell(News::Waits(Arc::downgrade(line)));
         }
@@ -98,6 +102,11 @@ impl Watch {
         if self.lists.contains(&hearsay.key.limits) {
             self.tell(News::Taught(hearsay));
         }
+    }
+
+    /// The next one who waits for it is news.
+    fn forget(&mut self, key: Key) {
+        self.known.remove(&key);
     }
 
     fn tell(&self, news: News) {
@@ -118,8 +127,11 @@ impl Line {
         change: impl FnOnce(Instant, Limit, Option<Usage>) -> (Option<Share>, R),
     ) -> Option<R> {
         self.decide(|inner, now, _| {
-            let limit = inner.pacer.limit(key, which).filter(|there| counts_alike(*there, expected))?;
             let usage = inner.pacer.usage(now, key, which);
+            if usage.is_none_or(|usage| usage.waiting == 0) {
+                inner.watch.iter_mut().for_each(|watch| watch.forget(key));
+            }
+            let limit = inner.pacer.limit(key, which).filter(|there| counts_alike(*there, expected))?;
             let (share, told) = change(now, limit, usage);
             share.into_iter().for_each(|share| inner.pacer.set_share(now, key, which, share));
             Some(told)
@@ -156,12 +168,85 @@ impl Line {
         })
     }
 
-    /// The keys that somebody began to wait for since the last call.
+    /// The keys that somebody began to wait for since the last call. More who wait for them are not told of until one of
+    /// them is [`forgotten`](Self::forget_asked) or looked at when nobody waits for it.
     pub(super) fn asked(self: &Arc<Self>) -> Asked {
         self.decide(|inner, _, _| {
             let Some(watch) = &mut inner.watch else { return Asked::default() };
             watch.is_told = false;
-            std::mem::take(&mut watch.asked)
+            let asked = std::mem::take(&mut watch.asked);
+            watch.known.extend(&asked);
+            asked
         })
+    }
+
+    /// Something of the key is not held: the next one who waits for it is news.
+    pub(super) fn forget_asked(self: &Arc<Self>, key: Key) {
+        self.decide(|inner, _, _| inner.watch.iter_mut().for_each(|watch| watch.forget(key)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cooldown_pacer::{Ask, Flow, Rate, Settings, Unit};
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::super::super::alarm::AlarmThread;
+    use super::super::super::change::{Change, Legacy, Statement};
+    use super::super::super::clock::Clock;
+    use super::super::super::line::{Admission, Place};
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A line with one shared limit, of which nobody has anything: everybody waits.
+    fn line() -> (Arc<Line>, Key, Limit, UnboundedReceiver<News>, AlarmThread) {
+        let clock = Clock::start();
+        let thread = AlarmThread::start(clock).expect("a thread");
+        let line = Line::new(Settings::default(), clock, thread.alarm(), None);
+        let (id, limit) = (LimitsId::new(0), Rate::new(Unit::Requests, 1, HOUR).expect("a rate").into());
+        let (sharer, news) = unbounded_channel();
+        let statement = Statement {
+            id,
+            limits: vec![limit],
+            teaching: None,
+            legacy: Legacy::None,
+            recalled: Vec::new(),
+            shared: true,
+        };
+        line.change(&Change { statements: vec![statement], sharer: Some(sharer), ..Change::default() });
+        (line, Key::whole(id), limit, news, thread)
+    }
+
+    fn place(line: &Arc<Line>, key: Key) -> Place {
+        match line.admit(Ask::new(Flow(1), [key]), false, 0) {
+            Admission::Wait(place) => place,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn more_who_wait_for_what_is_waited_for_are_no_news() {
+        let (line, key, limit, mut news, _alarm) = line();
+        let mut is_told = move || matches!(news.try_recv(), Ok(News::Waits(_)));
+        let look = || line.hold(key, Which::Stated(0), limit, |_, _, usage| (None, usage.unwrap_or_default().waiting));
+
+        let first = place(&line, key);
+        assert!(is_told(), "somebody waits");
+        let second = place(&line, key);
+        assert!(!is_told(), "it has been told and not looked at");
+        assert_eq!(line.asked().len(), 1);
+        let third = place(&line, key);
+        assert_eq!((is_told(), look()), (false, Some(3)), "those who renew see it");
+
+        drop((first, second, third));
+        assert_eq!(look(), Some(0));
+        let fourth = place(&line, key);
+        assert!(is_told(), "nobody was known to wait any more");
+        assert_eq!(line.asked().len(), 1);
+        line.forget_asked(key);
+        let fifth = place(&line, key);
+        assert!(is_told(), "nothing is held of it");
+        drop((fourth, fifth));
     }
 }
