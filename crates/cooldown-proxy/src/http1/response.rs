@@ -88,29 +88,30 @@ impl Head {
         Ok(Answer { response, body, keeps })
     }
 
-    /// How the body ends (RFC 9112 §6.3).
+    /// How the body ends (RFC 9112 §6.3). Whatever it is, its length is told once: also where there is none, others will read
+    /// what is passed on.
     fn body(&self, has_body: bool, headers: &mut HeaderMap) -> Result<Decoder, MessageError> {
-        let is_empty = matches!(self.status.as_u16(), 101 | 204 | 304);
-        if !has_body || is_empty {
-            return Ok(Decoder::default());
-        }
-        match (self.stated.coding, self.stated.length) {
-            (Transfer::Unstated, Length::Unstated) => Ok(Decoder::until_closed()),
-            (Transfer::Unstated, Length::Bytes(length)) => Ok(Decoder::of_length(length)),
+        let is_empty = !has_body || matches!(self.status.as_u16(), 101 | 204 | 304);
+        let stated = match (self.stated.coding, self.stated.length) {
+            (Transfer::Unstated, Length::Unstated) => Decoder::until_closed(),
+            (Transfer::Unstated, Length::Bytes(length)) => Decoder::of_length(length),
             (Transfer::Unstated, Length::Repeated(length)) => {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-                Ok(Decoder::of_length(length))
+                Decoder::of_length(length)
             }
-            (Transfer::Unstated, Length::Invalid) => Err(MessageError::Malformed("its content-length")),
-            _ if self.version == Version::HTTP_10 => Err(MessageError::Malformed("a transfer-encoding in HTTP/1.0")),
+            (Transfer::Unstated, Length::Invalid) => return Err(MessageError::Malformed("its content-length")),
+            _ if !is_empty && self.version == Version::HTTP_10 => {
+                return Err(MessageError::Malformed("a transfer-encoding in HTTP/1.0"));
+            }
             (coding, length) => {
                 // The coding overrides what else was said.
                 if length != Length::Unstated {
                     headers.remove(CONTENT_LENGTH);
                 }
-                Ok(if coding == Transfer::Chunked { Decoder::of_chunks() } else { Decoder::until_closed() })
+                if coding == Transfer::Chunked { Decoder::of_chunks() } else { Decoder::until_closed() }
             }
-        }
+        };
+        Ok(if is_empty { Decoder::default() } else { stated })
     }
 }
 
@@ -164,8 +165,10 @@ mod tests {
     fn what_a_head_says_twice_of_its_body_is_passed_on_once() {
         let both = answer("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n", true);
         assert!(!both.response.headers().contains_key(CONTENT_LENGTH));
-        let twice = answer("HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n", true);
-        assert_eq!(twice.response.headers().get_all(CONTENT_LENGTH).iter().collect::<Vec<_>>(), ["5"]);
+        for (head, has_body) in [("200 OK", true), ("200 OK", false), ("304 Not Modified", true)] {
+            let twice = answer(&format!("HTTP/1.1 {head}\r\ncontent-length: 5, 5\r\n\r\n"), has_body);
+            assert_eq!(twice.response.headers().get_all(CONTENT_LENGTH).iter().collect::<Vec<_>>(), ["5"]);
+        }
     }
 
     #[test]
@@ -180,6 +183,8 @@ mod tests {
     #[rstest]
     #[case("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n")]
     #[case("HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n")]
+    #[case("HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n")]
+    #[case("HTTP/1.1 204 No Content\r\ncontent-length: x\r\n\r\n")]
     #[case("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")]
     #[case("HTTP/1.1 20 OK\r\n\r\n")]
     #[case("HTTP/2.0 200 OK\r\n\r\n")]
