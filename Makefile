@@ -29,7 +29,7 @@ test: setup ## Run everything that must hold: check, then all tests
 check: setup ## Format, lints, docs, dependencies and their licences
 	@.ci/checks
 
-properties: setup ## Try all properties on cases that no test has seen, CASES=n of each
+properties: setup ## Try all properties on other cases than `make test`, CASES=n where they do not say how many
 	PROPTEST_CASES=$(CASES) $(CARGO) test --locked -p cooldown-pacer
 	PROPTEST_CASES=$(CASES) $(CARGO) test --locked -p cooldown-proxy --lib
 	PROPTEST_CASES=$(CASES) $(CARGO) test --locked -p cooldown-proxy --test it -- fuzz_corpus

@@ -18,7 +18,8 @@ use crate::past::{Noted, Past};
 use crate::time::{Instant, nanos};
 
 /// A portion is this part of the smallest limit that counts its unit. What it leaves unused, what was given back and is not
-/// written down yet, and what has left the window but counts from its portion's end, are together no more than thrice that.
+/// written down yet, and what has left the window but counts from its portion's end, are together no more than thrice that,
+/// as long as requests cost no more than they were taken to: what they cost beyond counts from when that is known.
 const PART: u64 = 300;
 /// What came back of what left within this part of a period is written down together.
 const GRAINS: u64 = 256;
@@ -209,7 +210,11 @@ impl KeyState {
             let cap = long().map(|rate| rate.rate.amount()).max().unwrap_or(0);
             let known = self.ahead.as_ref().and_then(|ahead| ahead.0.iter().find(|portion| portion.unit == unit));
             ahead.0.push(match known {
-                Some(portion) => Portion { size, cap, keep: keep.max(portion.keep), ..portion.clone() },
+                // That what left matters for longer is written down at once.
+                Some(portion) => {
+                    let is_due = portion.is_due || keep > portion.keep;
+                    Portion { size, cap, keep: keep.max(portion.keep), is_due, ..portion.clone() }
+                }
                 None => Portion::new(unit, size, cap, keep, now, longest.window.used()),
             });
         }

@@ -361,6 +361,11 @@ impl KeyState {
         self.buckets.iter().chain(self.taught.iter().flat_map(|taught| taught.buckets()))
     }
 
+    /// Whether there is a limit, whoever stated it or however it was found.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.all_buckets().next().is_some() || self.taught.as_ref().is_some_and(|taught| taught.search.is_some())
+    }
+
     /// When a request of `cost` may leave as far as this key is concerned.
     pub(crate) fn earliest(&self, cost: &Cost) -> u64 {
         let earliest = self.buckets.iter().map(|bucket| bucket.earliest(bucket.share_of(cost))).max().unwrap_or(0);

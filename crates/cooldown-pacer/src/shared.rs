@@ -21,11 +21,11 @@ impl Pacer {
         self.keys.of(id).map(|state| state.key)
     }
 
-    /// The keys that a waiting request is held up by, or could be.
+    /// The keys with limits that a waiting request is held up by, or could be.
     pub fn waits_for(&self, ticket: Ticket) -> impl Iterator<Item = Key> {
         let place = self.line.place(ticket);
         let keys = place.into_iter().flat_map(|place| &self.line.queues[self.line.waiter(place).queue as usize].keys);
-        keys.map(|&key| self.keys.get(key).key)
+        keys.map(|&key| self.keys.get(key)).filter(|state| state.is_limited()).map(|state| state.key)
     }
 
     /// Whether a request waits for a key.

@@ -67,7 +67,8 @@ impl Terms {
 
     /// Milliseconds that the store gives nothing when it has lost its memory.
     pub(super) fn recovery(&self) -> u64 {
-        self.lease() + self.hold.min(LONGEST_RECOVERY)
+        let (lease, window) = (LEASE.as_millis() as u64, self.hold.min(LONGEST_RECOVERY));
+        lease + SLACK + window + (lease + window) / DRIFT
     }
 
     /// The most that an instance is given beyond what it asks for.
@@ -114,4 +115,20 @@ pub(super) fn floors(amount: u64, instances: u64) -> u64 {
 /// The same of instances that have nothing to do.
 pub(super) fn idle_floors(amount: u64) -> u64 {
     amount / 20
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Rate, Unit};
+
+    #[test]
+    fn a_store_that_lost_its_memory_gives_again_within_10_s_whatever_the_window() {
+        for seconds in [1, 60, 3600, 31 * 86_400] {
+            let rate = Rate::new(Unit::Requests, 1000, Duration::from_secs(seconds)).expect("a rate");
+            let terms = Terms::new(rate.into(), Duration::ZERO);
+            assert!(terms.recovery() <= 9000, "{} ms for {seconds} s", terms.recovery());
+            assert!(terms.recovery() > LEASE.as_millis() as u64 + SLACK + terms.hold.min(LONGEST_RECOVERY));
+        }
+    }
 }

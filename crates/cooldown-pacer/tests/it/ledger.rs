@@ -226,6 +226,17 @@ fn who_ends_in_good_order_loses_nothing_to_caution() {
 }
 
 #[test]
+fn that_what_left_counts_for_longer_is_written_down_at_once() {
+    let mut site = Site::new(Unit::Requests, 60);
+    (0..30).for_each(|_| site.step(Step::Ask(0)));
+    let hour = Rate::new(Unit::Requests, 500, 60 * MINUTE).expect("a rate");
+    site.pacer.state_limits(site.now(), site.key.limits, vec![site.limit.into(), hour.into()], None);
+    let mut entries = Vec::new();
+    site.pacer.entries(site.now(), &mut entries);
+    assert!(entries.iter().any(|entry| entry.noted.keep >= 60 * MINUTE), "{entries:?}");
+}
+
+#[test]
 fn limits_below_a_minute_are_not_written_down() {
     let mut pacer = Pacer::new(Settings::default());
     pacer.write_ahead(MINUTE);

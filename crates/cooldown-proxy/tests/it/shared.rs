@@ -358,6 +358,33 @@ async fn a_reload_goes_on_with_what_is_held() {
     fleet.assert_nothing_failed(loads).await;
 }
 
+/// Nobody new comes who could be news: all clients are in line already.
+#[tokio::test]
+async fn who_waits_goes_on_when_a_reload_brings_another_limit() {
+    let _timed = timed().await;
+    let redis = Redis::start();
+    let upstream = Upstream::start(plain).await;
+    let file = |limits: &str| {
+        format!(
+            "routes: {{\"*\": \"{}\"}}\n\
+             rate_limits: [{{domain: \"*.example\", per: host, limits: {{requests: {limits}}}}}]\n\
+             shared: {{redis: \"{}\", instance: one}}",
+            upstream.url(),
+            url(&redis)
+        )
+    };
+    let proxy = Proxy::start(&file("30/s"));
+    let load = Load::start_with(proxy.address(), CLIENTS, "a.example", |client| client.to_string());
+    sleep(BEGINS + seconds(2)).await;
+    proxy.reload(&file("[30/s, 40/2s]"));
+    sleep(BEGINS + seconds(3)).await;
+    let before = upstream.seen().len();
+    sleep(seconds(4)).await;
+    let rate = (upstream.seen().len() - before) as f64 / 4.0;
+    assert_eq!(load.end().await, 0, "errors at clients");
+    assert!((17.0..20.7).contains(&rate), "{rate} a second");
+}
+
 #[tokio::test]
 async fn numbers_in_flight_and_limits_of_clients_are_shared() {
     let _timed = timed().await;

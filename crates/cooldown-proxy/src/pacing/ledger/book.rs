@@ -118,10 +118,11 @@ enum Latest {
 pub(super) fn compact(bytes: &[u8], seed: u64, now: Moment) -> Vec<u8> {
     let mut latest: HashSet<(String, u64, Latest), RandomState> = HashSet::default();
     let mut kept: Vec<&[u8]> = Vec::new();
-    for Line { text, record: Record { list, key, what, .. }, age } in aged(bytes, now).into_iter().rev() {
+    for Written { line, record: Record { list, key, what, .. }, age } in written(bytes, now).into_iter().rev() {
         let matters = match what {
-            // What was written ahead leaves within `keep`, and matters for as long.
-            What::Left { keep, .. } => age.as_millis() <= 2 * u128::from(keep) + 1000,
+            // What was written ahead leaves within `keep`, and matters for as long; and what comes back within that, comes
+            // back from there.
+            What::Left { keep, .. } => age.as_millis() <= 3 * u128::from(keep) + 1000,
             // One that is over says that those before it are.
             What::Closed { lasting } => latest.insert((list, key, Latest::Closing)) && still(lasting, age).is_some(),
             What::Rests { lasting } => latest.insert((list, key, Latest::Rest)) && still(lasting, age).is_some(),
@@ -129,7 +130,7 @@ pub(super) fn compact(bytes: &[u8], seed: u64, now: Moment) -> Vec<u8> {
             What::Found { .. } => latest.insert((list, key, Latest::Found)) && age < BELIEF_IN_FOUND,
         };
         if matters {
-            kept.push(text);
+            kept.push(line);
         }
     }
     let mut out = beginning(seed);
@@ -140,24 +141,30 @@ pub(super) fn compact(bytes: &[u8], seed: u64, now: Moment) -> Vec<u8> {
     out
 }
 
-/// A line that can be read, and how long ago it was written.
-struct Line<'a> {
-    text: &'a [u8],
+/// A record with its line, and how long ago it was written.
+struct Written<'a> {
+    line: &'a [u8],
     record: Record,
     age: Duration,
 }
 
-/// What can be read. What left is no older than what was written before it and is kept no shorter, which is how [`Past`] reads
-/// it: a wall clock that was set back, or a shorter period, must not part what left from what says that it counts no more.
-fn aged(bytes: &[u8], now: Moment) -> Vec<Line<'_>> {
-    let mut before: HashMap<(String, u64, UnitName), (Duration, u64), RandomState> = HashMap::default();
-    let read = |text| record::read::<Record>(text).map(|record| Line { text, age: record.at.age(now), record });
-    let mut all: Vec<Line<'_>> = lines(bytes).filter_map(read).collect();
-    for Line { record: Record { list, key, what, .. }, age, .. } in &mut all {
+/// What can be read. What left is no older than what was written before it, and all of it is kept for as long as any of it,
+/// which is how [`Past`] reads it: a wall clock that was set back, or another period, must not part what left from what
+/// says that it counts no more, nor forget what counts for longer since.
+fn written(bytes: &[u8], now: Moment) -> Vec<Written<'_>> {
+    let read = |line| record::read::<Record>(line).map(|record| Written { line, age: record.at.age(now), record });
+    let mut all: Vec<Written<'_>> = lines(bytes).filter_map(read).collect();
+    let mut extremes: HashMap<(String, u64, UnitName), (Duration, u64), RandomState> = HashMap::default();
+    for Written { record: Record { list, key, what, .. }, age, .. } in &mut all {
         if let What::Left { unit, keep, .. } = what {
-            let (youngest, longest) = before.entry((list.clone(), *key, *unit)).or_insert((*age, *keep));
+            let (youngest, longest) = extremes.entry((list.clone(), *key, *unit)).or_insert((*age, *keep));
             (*youngest, *longest) = (*age.min(youngest), *keep.max(longest));
-            (*age, *keep) = (*youngest, *longest);
+            *age = *youngest;
+        }
+    }
+    for Written { record: Record { list, key, what, .. }, .. } in &mut all {
+        if let What::Left { unit, keep, .. } = what {
+            *keep = extremes.get(&(list.clone(), *key, *unit)).map_or(*keep, |(_, longest)| *longest);
         }
     }
     all
@@ -264,6 +271,20 @@ mod tests {
             let after = Book::read(&compact(&text, 5, now), now, PRESENT).expect("a ledger");
             assert_eq!((used(&before, "list"), used(&after, "list")), (3, 3), "{records:?}");
         }
+    }
+
+    #[test]
+    fn what_counts_for_longer_since_is_not_left_out() {
+        let at = |wall: u64| serde_json::from_value(serde_json::json!([wall, 0, 0])).expect("a moment");
+        let unit = UnitName::Requests;
+        let longer = What::Left { unit, keep: 60 * KEEP, afresh: false, more: 1, left: 0, less: 0, ago: 0 };
+        let text = ledger(&[
+            Record { at: at(1_000_000), ..left("list", 9) },
+            Record { at: at(1_050_000), what: longer, ..left("list", 0) },
+        ]);
+        let now = at(1_000_000 + 10 * KEEP);
+        let used = |text: &[u8]| used(&Book::read(text, now, PRESENT).expect("a ledger"), "list");
+        assert_eq!((used(&text), used(&compact(&text, 5, now))), (10, 10));
     }
 
     #[test]

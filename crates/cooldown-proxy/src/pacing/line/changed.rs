@@ -93,6 +93,7 @@ impl Line {
             inner.gone_until = inner.gone_until.max(left.gone_until);
             inner.newcomers.append(&mut left.newcomers);
             Watch::join(&mut inner.watch, left.watch.take());
+            inner.watch.iter_mut().for_each(|watch| watch.moved(line));
             left.moved = Some((Arc::clone(line), moved));
         });
     }

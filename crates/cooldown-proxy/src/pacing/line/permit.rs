@@ -69,6 +69,10 @@ impl Permit {
             if let Some(watch) = &inner.watch {
                 inner.pacer.hearsay().into_iter().for_each(|hearsay| watch.taught(hearsay));
             }
+            if let Some(Lesson::Limit { key, .. }) = &lesson {
+                // It may not be worth telling the others, but whoever waits now waits for it too.
+                inner.watch.iter_mut().for_each(|watch| watch.forget(*key));
+            }
             if let Some(Lesson::Closed { key, until }) = &lesson {
                 let lasting = until.since(now);
                 inner.watch.iter().for_each(|watch| watch.closed(*key, lasting));

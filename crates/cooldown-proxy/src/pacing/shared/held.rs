@@ -22,7 +22,7 @@ pub(super) struct Held {
     /// Which holding this is: no other one, before or after, has this number.
     pub number: u64,
     pub key: Key,
-    pub line: Arc<Line>,
+    line: Arc<Line>,
     which: Which,
     limit: Limit,
     holder: Holder,
@@ -136,6 +136,11 @@ impl Held {
             Which::Stated(_) => Look::Later(self.due.after(RELOADED)),
             Which::Told(..) | Which::Found => Look::Gone,
         })
+    }
+
+    /// Whoever waits for its key next is news.
+    pub(super) fn forget_asked(&self) {
+        self.line.forget_asked(self.key);
     }
 
     /// When to look after a renewal that is not answered.

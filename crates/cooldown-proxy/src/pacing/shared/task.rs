@@ -235,43 +235,49 @@ impl Task {
 
     fn forget(&mut self, slot: usize) {
         let held = self.held.remove(slot);
-        held.line.forget_asked(held.key);
+        held.forget_asked();
         self.schedule.remove(slot, held.due);
         self.index.retain(|_, known| *known != slot);
         self.figures.limits.store(self.held.len() as u64, Relaxed);
     }
 
-    /// Looks at the keys that somebody waits for: those that nothing is held of yet are held from now on.
+    /// Looks at the keys that somebody waits for.
     fn look_at_callers(&mut self, now: Instant) {
         for line in std::mem::take(&mut self.calling).iter().filter_map(Weak::upgrade) {
-            for key in line.asked() {
-                let stated = self.lists.get(&key.limits).map_or(&[][..], |list| &list.limits);
-                let stated = stated.iter().enumerate().map(|(nth, limit)| (Which::Stated(nth), *limit));
-                let stated = stated.map(|(which, limit)| Taught { which, limit, is_claimed: false });
-                let all: Vec<Taught> = stated.chain(line.taught(key)).collect();
-                for Taught { which, limit, is_claimed } in &all {
-                    match self.index.get(&(key, *which)) {
-                        Some(&slot) => self.plan(slot, now.min(self.held[slot].due)),
-                        None => self.hold(now, (key, *which), *limit, *is_claimed),
-                    }
-                }
-                if all.is_empty() || all.iter().any(|taught| !self.index.contains_key(&(key, taught.which))) {
-                    line.forget_asked(key);
-                }
-            }
+            line.asked().into_iter().for_each(|key| self.look_at_key(now, &line, key));
         }
     }
 
-    /// Holds what upstreams have taught of a key that is in use; or else only what the store must know of.
+    /// Holds all limits of a key that somebody waits for, and looks soon at those that are held.
+    fn look_at_key(&mut self, now: Instant, line: &Arc<Line>, key: Key) {
+        let stated = self.lists.get(&key.limits).map_or(&[][..], |list| &list.limits);
+        let stated = stated.iter().enumerate().map(|(nth, limit)| (Which::Stated(nth), *limit));
+        let stated = stated.map(|(which, limit)| Taught { which, limit, is_claimed: false });
+        let all: Vec<Taught> = stated.chain(line.taught(key)).collect();
+        for Taught { which, limit, is_claimed } in &all {
+            match self.index.get(&(key, *which)) {
+                Some(&slot) => self.plan(slot, now.min(self.held[slot].due)),
+                None => self.hold(now, (key, *which), *limit, *is_claimed),
+            }
+        }
+        if all.is_empty() || all.iter().any(|taught| !self.index.contains_key(&(key, taught.which))) {
+            line.forget_asked(key);
+        }
+    }
+
+    /// Holds what upstreams have taught of a key that is in use; or else only what the store must know of. Whatever is not
+    /// held then, whoever waits next asks for.
     pub(super) fn hold_taught(&mut self, key: Key, is_in_use: bool) {
         let Some(line) = self.lists.get(&key.limits).map(|list| Arc::clone(&list.line)) else { return };
         let now = self.clock.now();
+        let mut is_whole = true;
         for Taught { which, limit, is_claimed } in line.taught(key) {
             if (is_in_use || is_claimed) && !self.index.contains_key(&(key, which)) {
                 self.hold(now, (key, which), limit, is_claimed);
             }
+            is_whole &= self.index.contains_key(&(key, which));
         }
-        if !is_in_use {
+        if !is_whole {
             line.forget_asked(key);
         }
     }
@@ -351,8 +357,16 @@ impl Task {
         });
         let new: Vec<_> = lasting.filter(|(place, _)| !self.index.contains_key(place)).collect();
         new.into_iter().for_each(|(place, limit)| self.hold(now, place, limit, false));
-        // A list may have got limits of which nothing is held.
-        self.held.iter().for_each(|(_, held)| held.line.forget_asked(held.key));
+        self.look_at_all(now);
+    }
+
+    /// A list may have got limits of which nothing is held, and those who wait may have come before it was known here.
+    fn look_at_all(&mut self, now: Instant) {
+        self.held.iter().for_each(|(_, held)| held.forget_asked());
+        let lines: Vec<_> = self.lists.values().map(|list| (list.id, Arc::clone(&list.line))).collect();
+        for (id, line) in lines {
+            line.waited_for(id).into_iter().for_each(|key| self.look_at_key(now, &line, key));
+        }
     }
 
     fn leave_one(&mut self, slot: usize) {

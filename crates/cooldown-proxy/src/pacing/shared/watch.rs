@@ -33,8 +33,7 @@ pub(in crate::pacing) enum News {
     End,
 }
 
-/// Keys by what was asked of a line.
-pub(super) type Asked = HashSet<Key, RandomState>;
+pub(super) type KeySet = HashSet<Key, RandomState>;
 
 /// What an upstream has taught of a key.
 #[derive(Debug, Clone, Copy)]
@@ -51,16 +50,16 @@ pub(in crate::pacing) struct Watch {
     sharer: Sharer,
     lists: Vec<LimitsId>,
     /// Keys that somebody began to wait for since the thread last looked: no more than wait.
-    asked: Asked,
+    asked: KeySet,
     /// Whether the thread knows that there are some.
     is_told: bool,
     /// Keys that the thread knows somebody waits for, and renews with that in view: more who wait are no news.
-    known: Asked,
+    known: KeySet,
 }
 
 impl Watch {
     pub(in crate::pacing) fn new(sharer: Sharer) -> Self {
-        Self { sharer, lists: Vec::new(), asked: Asked::default(), is_told: false, known: Asked::default() }
+        Self { sharer, lists: Vec::new(), asked: KeySet::default(), is_told: false, known: KeySet::default() }
     }
 
     /// These lists of the line are shared from now on.
@@ -105,8 +104,14 @@ impl Watch {
     }
 
     /// The next one who waits for it is news.
-    fn forget(&mut self, key: Key) {
+    pub(in crate::pacing) fn forget(&mut self, key: Key) {
         self.known.remove(&key);
+    }
+
+    /// Whom the thread was told of may be a line that is not there any more: it is told of this one.
+    pub(in crate::pacing) fn moved(&mut self, line: &Arc<Line>) {
+        self.is_told = false;
+        self.waits(line, std::iter::empty());
     }
 
     fn tell(&self, news: News) {
@@ -168,11 +173,19 @@ impl Line {
         })
     }
 
-    /// The keys that somebody began to wait for since the last call. More who wait for them are not told of until one of
-    /// them is [`forgotten`](Self::forget_asked) or looked at when nobody waits for it.
-    pub(super) fn asked(self: &Arc<Self>) -> Asked {
+    /// The keys of a list that somebody waits for.
+    pub(super) fn waited_for(self: &Arc<Self>, limits: LimitsId) -> Vec<Key> {
         self.decide(|inner, _, _| {
-            let Some(watch) = &mut inner.watch else { return Asked::default() };
+            let keys = inner.pacer.keys_of(limits);
+            keys.filter(|key| inner.pacer.is_waited_for(*key)).collect()
+        })
+    }
+
+    /// The keys that somebody began to wait for since the last call. More who wait for them are not told of until the key
+    /// is [`forgotten`](Self::forget_asked), or looked at when nobody waits for it.
+    pub(super) fn asked(self: &Arc<Self>) -> KeySet {
+        self.decide(|inner, _, _| {
+            let Some(watch) = &mut inner.watch else { return KeySet::default() };
             watch.is_told = false;
             let asked = std::mem::take(&mut watch.asked);
             watch.known.extend(&asked);
@@ -180,7 +193,7 @@ impl Line {
         })
     }
 
-    /// Something of the key is not held: the next one who waits for it is news.
+    /// The next one who waits for a key is news: something of it is not held, or may not be.
     pub(super) fn forget_asked(self: &Arc<Self>, key: Key) {
         self.decide(|inner, _, _| inner.watch.iter_mut().for_each(|watch| watch.forget(key)));
     }
