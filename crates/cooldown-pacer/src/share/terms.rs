@@ -56,7 +56,7 @@ impl Terms {
 
     /// Milliseconds that the store reckons with a lease after it gave it.
     pub(super) fn lease(&self) -> u64 {
-        LEASE.as_millis() as u64 + SLACK + (LEASE.as_millis() as u64 + self.hold) / DRIFT
+        lease_before(self.hold)
     }
 
     /// Milliseconds after a lease's end at which an instance is forgotten, and its floor free.
@@ -67,8 +67,8 @@ impl Terms {
 
     /// Milliseconds that the store gives nothing when it has lost its memory.
     pub(super) fn recovery(&self) -> u64 {
-        let (lease, window) = (LEASE.as_millis() as u64, self.hold.min(LONGEST_RECOVERY));
-        lease + SLACK + window + (lease + window) / DRIFT
+        let window = self.hold.min(LONGEST_RECOVERY);
+        lease_before(window) + window
     }
 
     /// The most that an instance is given beyond what it asks for.
@@ -80,6 +80,12 @@ impl Terms {
     pub(super) fn turn(&self) -> u64 {
         2 * (self.hold + TURN)
     }
+}
+
+/// Milliseconds that the store reckons with a lease, so that it is over by any clock, and so much time after it as well.
+fn lease_before(window: u64) -> u64 {
+    let lease = LEASE.as_millis() as u64;
+    lease + SLACK + (lease + window) / DRIFT
 }
 
 /// Kept for strangers, of a whole limit.

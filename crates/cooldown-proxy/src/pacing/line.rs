@@ -409,15 +409,21 @@ impl Drop for Place {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use cooldown_pacer::{Flow, Limit, Rate, Unit};
 
     use super::super::alarm::AlarmThread;
     use super::super::change::{Change, Legacy, Statement};
+    use super::super::shared::Sharer;
     use super::*;
 
     /// A line with this limit, and what keeps its alarm running.
     fn line(limit: Limit) -> (Arc<Line>, Key, AlarmThread) {
+        shared_line(limit, None)
+    }
+
+    /// The same of a limit that is shared, where somebody is told of those who wait.
+    pub(in super::super) fn shared_line(limit: Limit, sharer: Option<Sharer>) -> (Arc<Line>, Key, AlarmThread) {
         let clock = Clock::start();
         let thread = AlarmThread::start(clock).expect("a thread");
         let line = Line::new(Settings::default(), clock, thread.alarm(), None);
@@ -429,8 +435,9 @@ mod tests {
                 teaching: None,
                 legacy: Legacy::None,
                 recalled: Vec::new(),
-                shared: false,
+                shared: sharer.is_some(),
             }],
+            sharer,
             ..Change::default()
         });
         (line, Key::whole(limits), thread)
@@ -447,7 +454,7 @@ mod tests {
         }
     }
 
-    fn place(line: &Arc<Line>, key: Key) -> Place {
+    pub(in super::super) fn place(line: &Arc<Line>, key: Key) -> Place {
         match line.admit(Ask::new(Flow(1), [key]), false, 0) {
             Admission::Wait(place) => place,
             other => panic!("{other:?}"),

@@ -4,6 +4,7 @@
 //! there, too. Lines are told what they may use. No request waits for any of it, and nothing here is on its way.
 
 mod held;
+mod holdings;
 mod message;
 mod schedule;
 mod standing;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use cooldown_pacer::share::{Answer, Outcome, Renewal, Which};
-use cooldown_pacer::{Instant, Key, Limit, LimitsId};
+use cooldown_pacer::{Instant, Key, LimitsId};
 use foldhash::fast::RandomState;
 use redis::PushInfo;
 use slab::Slab;
@@ -16,12 +16,12 @@ use tokio::task::JoinSet;
 
 use super::super::clock::Clock;
 use super::super::line::Line;
-use super::held::{self, Held, Look, Shape};
+use super::held::{Held, Look};
 use super::message::Kept;
 use super::schedule::Schedule;
 use super::standing::{Figures, Reach};
 use super::store::{Connected, Connection, Store, StoreError};
-use super::watch::{News, Taught};
+use super::watch::News;
 use super::{Identity, Shared, SharedList};
 use crate::telemetry::{EventKind, Metrics};
 
@@ -38,8 +38,6 @@ const ONE_EVENT: Duration = Duration::from_secs(5);
 /// An instance says so often that it is there, and is taken for gone when it has not for so long.
 const PRESENT: Duration = Duration::from_secs(3);
 const GONE: Duration = Duration::from_secs(10);
-/// How many limits of keys are held that come and go with requests; those beyond are a stranger's.
-const MOST_HELD: usize = 4096;
 /// What is told of an error of the store's.
 const LONGEST_WHY: usize = 200;
 
@@ -47,28 +45,28 @@ const LONGEST_WHY: usize = 200;
 pub(super) struct Task {
     pub(super) store: Arc<Store>,
     pub(super) identity: Arc<Identity>,
-    prefix: String,
-    every: Duration,
-    longest: Duration,
+    pub(super) prefix: String,
+    pub(super) every: Duration,
+    pub(super) longest: Duration,
     pub(super) clock: Clock,
     pub(super) figures: Arc<Figures>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) lists: HashMap<LimitsId, SharedList, RandomState>,
-    held: Slab<Held>,
+    pub(super) held: Slab<Held>,
     /// Where what is held of a limit of a key is among `held`.
-    index: HashMap<(Key, Which), usize, RandomState>,
-    schedule: Schedule,
+    pub(super) index: HashMap<(Key, Which), usize, RandomState>,
+    pub(super) schedule: Schedule,
     /// How many were ever held.
-    count: u64,
+    pub(super) count: u64,
     /// Lines with keys that somebody waits for, and when they were last looked at.
-    calling: Vec<Weak<Line>>,
+    pub(super) calling: Vec<Weak<Line>>,
     looked: Instant,
     pub(super) kept: Kept,
     /// When this instance says next that it is there, and when it says again what it has learned.
     presents: Instant,
     pub(super) repeats: Instant,
     /// How many instances there are.
-    company: u64,
+    pub(super) company: u64,
     pub(super) link: Link,
     /// How many connections there were.
     pub(super) epoch: u64,
@@ -76,7 +74,7 @@ pub(super) struct Task {
     pub(super) events: JoinSet<Event>,
     answered: Instant,
     forgot: Option<Instant>,
-    was_full: bool,
+    pub(super) was_full: bool,
 }
 
 /// How it stands with the connection.
@@ -218,7 +216,7 @@ impl Task {
         }
     }
 
-    fn say(&mut self, connection: &Connection, slot: usize, renewal: Renewal) {
+    pub(super) fn say(&mut self, connection: &Connection, slot: usize, renewal: Renewal) {
         let (epoch, store, identity) = (self.epoch, Arc::clone(&self.store), Arc::clone(&self.identity));
         let Held { name, number, .. } = &self.held[slot];
         let (name, number, connection) = (name.clone(), *number, connection.clone());
@@ -228,152 +226,12 @@ impl Task {
         });
     }
 
-    fn plan(&mut self, slot: usize, due: Instant) {
-        let before = std::mem::replace(&mut self.held[slot].due, due);
-        self.schedule.change(slot, before, due);
-    }
-
-    fn forget(&mut self, slot: usize) {
-        let held = self.held.remove(slot);
-        held.forget_asked();
-        self.schedule.remove(slot, held.due);
-        self.index.retain(|_, known| *known != slot);
-        self.figures.limits.store(self.held.len() as u64, Relaxed);
-    }
-
-    /// Looks at the keys that somebody waits for.
-    fn look_at_callers(&mut self, now: Instant) {
-        for line in std::mem::take(&mut self.calling).iter().filter_map(Weak::upgrade) {
-            line.asked().into_iter().for_each(|key| self.look_at_key(now, &line, key));
-        }
-    }
-
-    /// Holds all limits of a key that somebody waits for, and looks soon at those that are held.
-    fn look_at_key(&mut self, now: Instant, line: &Arc<Line>, key: Key) {
-        let stated = self.lists.get(&key.limits).map_or(&[][..], |list| &list.limits);
-        let stated = stated.iter().enumerate().map(|(nth, limit)| (Which::Stated(nth), *limit));
-        let stated = stated.map(|(which, limit)| Taught { which, limit, is_claimed: false });
-        let all: Vec<Taught> = stated.chain(line.taught(key)).collect();
-        for Taught { which, limit, is_claimed } in &all {
-            match self.index.get(&(key, *which)) {
-                Some(&slot) => self.plan(slot, now.min(self.held[slot].due)),
-                None => self.hold(now, (key, *which), *limit, *is_claimed),
-            }
-        }
-        if all.is_empty() || all.iter().any(|taught| !self.index.contains_key(&(key, taught.which))) {
-            line.forget_asked(key);
-        }
-    }
-
-    /// Holds what upstreams have taught of a key that is in use; or else only what the store must know of. Whatever is not
-    /// held then, whoever waits next asks for.
-    pub(super) fn hold_taught(&mut self, key: Key, is_in_use: bool) {
-        let Some(line) = self.lists.get(&key.limits).map(|list| Arc::clone(&list.line)) else { return };
-        let now = self.clock.now();
-        let mut is_whole = true;
-        for Taught { which, limit, is_claimed } in line.taught(key) {
-            if (is_in_use || is_claimed) && !self.index.contains_key(&(key, which)) {
-                self.hold(now, (key, which), limit, is_claimed);
-            }
-            is_whole &= self.index.contains_key(&(key, which));
-        }
-        if !is_whole {
-            line.forget_asked(key);
-        }
-    }
-
     /// There are so many instances now.
     pub(super) fn set_company(&mut self, company: u64) {
         self.figures.instances.store(company.max(1), Relaxed);
         if std::mem::replace(&mut self.company, company.max(1)) != company.max(1) {
             self.lists.values().for_each(|list| list.line.set_company(self.company));
         }
-    }
-
-    fn hold(&mut self, now: Instant, (key, which): (Key, Which), limit: Limit, is_claimed: bool) {
-        let Some(list) = self.lists.get(&key.limits) else { return };
-        if self.held.len() >= MOST_HELD && !list.lasting.contains(&key) {
-            if !std::mem::replace(&mut self.was_full, true) {
-                tracing::warn!(
-                    most = MOST_HELD,
-                    "more limits are in use than are shared: the rest has a small fixed part"
-                );
-            }
-            return;
-        }
-        self.count += 1;
-        let name = held::name(&self.prefix, list, key.subject, which);
-        let shape = Shape { every: self.every, longest: self.longest, now };
-        let mut held = Held::new(list, (key, which), limit, (name, self.count), shape);
-        // Who cannot ask the store has an equal part of what was taught.
-        if !matches!(which, Which::Stated(_)) && (is_claimed || !matches!(self.link, Link::Up(_))) {
-            held.claim(self.company);
-        }
-        let slot = self.held.insert(held);
-        self.index.insert((key, which), slot);
-        self.schedule.change(slot, now, now);
-        self.figures.limits.store(self.held.len() as u64, Relaxed);
-    }
-
-    /// Other lists are shared now. What is found again goes on.
-    fn state(&mut self, lists: Vec<SharedList>) {
-        let now = self.clock.now();
-        self.lists = lists.into_iter().map(|list| (list.id, list)).collect();
-        if matches!(self.link, Link::Down { until: Instant::NEVER }) {
-            self.link = Link::Down { until: now };
-        }
-        self.lists.values().for_each(|list| list.line.set_company(self.company));
-        let mut found: HashMap<(Key, Which), usize, RandomState> = HashMap::default();
-        let slots: Vec<usize> = self.held.iter().map(|(slot, _)| slot).collect();
-        let mut gone = Vec::new();
-        for slot in slots {
-            let held = &mut self.held[slot];
-            let place = self.lists.get(&held.key.limits).and_then(|list| {
-                let stated = (0..list.limits.len()).map(Which::Stated);
-                let which = match held.which() {
-                    Which::Stated(_) => stated.collect(),
-                    taught => vec![taught],
-                };
-                let named = |which: &Which| held::name(&self.prefix, list, held.key.subject, *which) == held.name;
-                which.into_iter().find(named).map(|which| (list, which))
-            });
-            match place {
-                Some((list, which)) => {
-                    held.go_on(list, which, self.longest);
-                    found.insert((held.key, which), slot);
-                }
-                None => gone.push(slot),
-            }
-        }
-        gone.into_iter().for_each(|slot| self.leave_one(slot));
-        self.index = found;
-        self.index.values().for_each(|&slot| {
-            let before = std::mem::replace(&mut self.held[slot].due, now);
-            self.schedule.change(slot, before, now);
-        });
-        let lasting = self.lists.values().flat_map(|list| {
-            let stated = || list.limits.iter().enumerate().map(|(nth, limit)| (Which::Stated(nth), *limit));
-            list.lasting.iter().flat_map(move |key| stated().map(|(which, limit)| ((*key, which), limit)))
-        });
-        let new: Vec<_> = lasting.filter(|(place, _)| !self.index.contains_key(place)).collect();
-        new.into_iter().for_each(|(place, limit)| self.hold(now, place, limit, false));
-        self.look_at_all(now);
-    }
-
-    /// A list may have got limits of which nothing is held, and those who wait may have come before it was known here.
-    fn look_at_all(&mut self, now: Instant) {
-        self.held.iter().for_each(|(_, held)| held.forget_asked());
-        let lines: Vec<_> = self.lists.values().map(|list| (list.id, Arc::clone(&list.line))).collect();
-        for (id, line) in lines {
-            line.waited_for(id).into_iter().for_each(|key| self.look_at_key(now, &line, key));
-        }
-    }
-
-    fn leave_one(&mut self, slot: usize) {
-        if let (Some(renewal), Link::Up(connection)) = (self.held[slot].leave(true), &self.link) {
-            self.say(&connection.clone(), slot, renewal);
-        }
-        self.forget(slot);
     }
 
     /// Gives everything back.

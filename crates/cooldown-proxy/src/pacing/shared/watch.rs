@@ -68,13 +68,12 @@ impl Watch {
         self.known.retain(|key| self.lists.contains(&key.limits));
     }
 
-    /// What two lines noted that are one now.
+    /// What two lines noted that are one now, which the thread has not been [told](Self::moved) of.
     pub(in crate::pacing) fn join(one: &mut Option<Self>, other: Option<Self>) {
         match (one, other) {
             (Some(one), Some(other)) => {
                 one.lists.extend(other.lists);
                 one.asked.extend(other.asked);
-                one.is_told |= other.is_told;
                 one.known.clear();
             }
             (one, other) => *one = one.take().or(other),
@@ -201,46 +200,18 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use cooldown_pacer::{Ask, Flow, Rate, Settings, Unit};
-    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+    use cooldown_pacer::{Rate, Unit};
+    use tokio::sync::mpsc::unbounded_channel;
 
-    use super::super::super::alarm::AlarmThread;
-    use super::super::super::change::{Change, Legacy, Statement};
-    use super::super::super::clock::Clock;
-    use super::super::super::line::{Admission, Place};
+    use super::super::super::line::tests::{place, shared_line};
     use super::*;
-
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    /// A line with one shared limit, of which nobody has anything: everybody waits.
-    fn line() -> (Arc<Line>, Key, Limit, UnboundedReceiver<News>, AlarmThread) {
-        let clock = Clock::start();
-        let thread = AlarmThread::start(clock).expect("a thread");
-        let line = Line::new(Settings::default(), clock, thread.alarm(), None);
-        let (id, limit) = (LimitsId::new(0), Rate::new(Unit::Requests, 1, HOUR).expect("a rate").into());
-        let (sharer, news) = unbounded_channel();
-        let statement = Statement {
-            id,
-            limits: vec![limit],
-            teaching: None,
-            legacy: Legacy::None,
-            recalled: Vec::new(),
-            shared: true,
-        };
-        line.change(&Change { statements: vec![statement], sharer: Some(sharer), ..Change::default() });
-        (line, Key::whole(id), limit, news, thread)
-    }
-
-    fn place(line: &Arc<Line>, key: Key) -> Place {
-        match line.admit(Ask::new(Flow(1), [key]), false, 0) {
-            Admission::Wait(place) => place,
-            other => panic!("{other:?}"),
-        }
-    }
 
     #[test]
     fn more_who_wait_for_what_is_waited_for_are_no_news() {
-        let (line, key, limit, mut news, _alarm) = line();
+        // Of so small a limit nobody has anything before the store has said so: everybody waits.
+        let limit = Rate::new(Unit::Requests, 1, Duration::from_secs(3600)).expect("a rate").into();
+        let (sharer, mut news) = unbounded_channel();
+        let (line, key, _alarm) = shared_line(limit, Some(sharer));
         let mut is_told = move || matches!(news.try_recv(), Ok(News::Waits(_)));
         let look = || line.hold(key, Which::Stated(0), limit, |_, _, usage| (None, usage.unwrap_or_default().waiting));
 
