@@ -5,6 +5,7 @@ use std::time::Duration;
 use cooldown_pacer::LONGEST_PERIOD;
 use cooldown_proxy::provider::{MOST_STATEMENTS, read_limits, tell_apart};
 use http::HeaderValue;
+use http::header::AGE;
 
 use super::response::{RECEIVED, Response, assert_believable};
 
@@ -22,6 +23,6 @@ pub fn run(data: &[u8]) {
             }
         }
     }
-    headers.insert("age", HeaderValue::from_static("1"));
+    headers.insert(AGE, HeaderValue::from_static("1"));
     assert!(read_limits(kind, status, &headers, RECEIVED).statements.is_empty(), "a cache says nothing of now");
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use cooldown_pacer::LONGEST_PERIOD;
 use cooldown_proxy::config::model::ProviderKind;
+use cooldown_proxy::fields::Fields;
 use cooldown_proxy::provider::{Reset, Statement, UnixTime};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 /// When responses come: Sun, 22 Nov 2026 20:00:00 GMT.
 pub const RECEIVED: UnixTime = UnixTime::from_secs(1_795_377_600);
@@ -39,7 +40,7 @@ pub struct Response<'a> {
     /// Its status; 429 where none can be read.
     pub status: u16,
     /// Its fields; lines that are none are left out.
-    pub headers: HeaderMap,
+    pub headers: Fields,
     /// What follows the first blank line.
     pub body: &'a [u8],
 }
@@ -53,7 +54,7 @@ impl<'a> Response<'a> {
         let by_number = KINDS[usize::from(first.first().copied().unwrap_or_default()) % KINDS.len()];
         let kind = KINDS.into_iter().find(|kind| kind.name().as_bytes() == name).unwrap_or(by_number);
         let status = words.next().and_then(|status| std::str::from_utf8(status).ok()?.parse().ok());
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::default();
         while !rest.is_empty() {
             let (field, after) = line(rest);
             rest = after;

@@ -3,11 +3,12 @@
 use std::io::Write as _;
 
 use bytes::Bytes;
+use cooldown_proxy::fields::Fields;
 use cooldown_proxy::provider::{FirstEvent, Partial, Usage, UsageHider, UsageReader};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use http::HeaderValue;
 use http::header::CONTENT_ENCODING;
-use http::{HeaderMap, HeaderValue};
 
 use super::response::Response;
 
@@ -47,7 +48,7 @@ pub fn run(data: &[u8]) {
     hide(body);
 }
 
-fn read(headers: &HeaderMap, chunks: &[&[u8]]) -> Option<Read> {
+fn read(headers: &Fields, chunks: &[&[u8]]) -> Option<Read> {
     let mut reader = UsageReader::for_response(headers)?;
     let mut opening = None;
     for chunk in chunks {

@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::{HeaderValue, StatusCode, Version, response};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, StatusCode, Version};
 use hyper::body::Body;
 use hyper::ext::ReasonPhrase;
 
 use super::Coding;
-use super::fields::write_field;
+use crate::fields::write_field;
+use crate::head::ResponseHead;
 
 /// What most heads of answers take, in bytes.
 const USUAL_HEAD: usize = 512;
@@ -46,19 +47,22 @@ struct Said {
 /// An answer as it is written (RFC 9112 §4, §6). `tell` writes what the client is told beside its fields.
 pub(crate) fn write_answer<B: Body>(
     question: Question,
-    parts: &response::Parts,
+    answer: &ResponseHead,
     tell: impl FnOnce(&mut Vec<u8>),
     body: B,
 ) -> Written<B> {
-    let status = parts.status;
+    let status = answer.status;
     let has_body = !question.is_head && !status.is_informational() && !matches!(status.as_u16(), 204 | 304);
     let body = Some(body).filter(|body| has_body && !body.is_end_stream());
     let mut head = Vec::with_capacity(USUAL_HEAD);
-    write_status(question.version, parts, &mut head);
-    let said = write_fields(parts, &mut head);
+    write_status(question.version, answer, &mut head);
+    let said = write_fields(answer, &mut head);
     tell(&mut head);
-    let coding =
-        if has_body { write_coding(question, parts, said.length, body.as_ref(), &mut head) } else { Coding::Length(0) };
+    let coding = if has_body {
+        write_coding(question, answer, said.length, body.as_ref(), &mut head)
+    } else {
+        Coding::Length(0)
+    };
     let is_whole = match coding {
         Coding::Close => false,
         // Less would come than was said.
@@ -81,32 +85,30 @@ pub(crate) fn write_answer<B: Body>(
 }
 
 /// Writes the fields, but for those of the framing that have no place in this answer.
-fn write_fields(parts: &response::Parts, head: &mut Vec<u8>) -> Said {
+fn write_fields(answer: &ResponseHead, head: &mut Vec<u8>) -> Said {
     let mut said = Said::default();
-    let tells_length = !parts.status.is_informational() && parts.status != StatusCode::NO_CONTENT;
-    for (name, value) in &parts.headers {
-        match *name {
+    let tells_length = !answer.status.is_informational() && answer.status != StatusCode::NO_CONTENT;
+    answer.headers.write(head, |name, value| {
+        match name {
             // How it comes on this connection is said by whoever frames it.
-            TRANSFER_ENCODING => continue,
-            CONTENT_LENGTH => {
+            b"transfer-encoding" => return false,
+            b"content-length" => {
                 said.length = value.to_str().ok().and_then(|length| length.parse().ok());
-                if !tells_length || said.length.is_none() {
-                    continue;
-                }
+                return tells_length && said.length.is_some();
             }
-            CONNECTION => said.closes |= value.as_bytes().eq_ignore_ascii_case(b"close"),
-            DATE => said.date = true,
+            b"connection" => said.closes |= value.as_bytes().eq_ignore_ascii_case(b"close"),
+            b"date" => said.date = true,
             _ => {}
         }
-        write_field(name, value, head);
-    }
+        true
+    });
     said
 }
 
 /// How the client is told where the body ends. Says so where the fields do not.
 fn write_coding<B: Body>(
     question: Question,
-    parts: &response::Parts,
+    answer: &ResponseHead,
     said: Option<u64>,
     body: Option<&B>,
     head: &mut Vec<u8>,
@@ -122,15 +124,15 @@ fn write_coding<B: Body>(
         return Coding::Close;
     }
     head.extend_from_slice(b"transfer-encoding: chunked\r\n");
-    if question.takes_trailers { Coding::chunked(&parts.headers) } else { Coding::Chunked(Vec::new()) }
+    if question.takes_trailers { Coding::chunked(&answer.headers) } else { Coding::Chunked(Vec::new()) }
 }
 
-fn write_status(version: Version, parts: &response::Parts, head: &mut Vec<u8>) {
+fn write_status(version: Version, answer: &ResponseHead, head: &mut Vec<u8>) {
     head.extend_from_slice(if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
-    head.extend_from_slice(parts.status.as_str().as_bytes());
+    head.extend_from_slice(answer.status.as_str().as_bytes());
     head.push(b' ');
-    let words = parts.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
-    let words = words.unwrap_or_else(|| parts.status.canonical_reason().unwrap_or_default().as_bytes());
+    let words = answer.reason.as_ref().map(ReasonPhrase::as_bytes);
+    let words = words.unwrap_or_else(|| answer.status.canonical_reason().unwrap_or_default().as_bytes());
     head.extend_from_slice(words);
     head.extend_from_slice(b"\r\n");
 }
@@ -162,6 +164,7 @@ pub(crate) fn write_refusal(status: StatusCode) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use http::Response;
+    use http::header::DATE;
     use http_body_util::{Empty, Full, StreamBody};
     use hyper::body::{Bytes, Frame};
     use rstest::rstest;
@@ -172,12 +175,12 @@ mod tests {
     const OLD: Question = Question { version: Version::HTTP_10, ..GET };
     const HEAD: Question = Question { is_head: true, ..GET };
 
-    fn response(status: u16, fields: &[(&'static str, &str)]) -> response::Parts {
+    fn response(status: u16, fields: &[(&'static str, &str)]) -> ResponseHead {
         let mut response = Response::builder().status(status);
         for (name, value) in fields {
             response = response.header(*name, *value);
         }
-        response.header(DATE, "now").body(()).expect("a response").into_parts().0
+        response.header(DATE, "now").body(()).expect("a response").into_parts().0.into()
     }
 
     /// A body of which nobody knows how long it is.

@@ -1,11 +1,10 @@
 //! Bodies in chunks (RFC 9112 §7.1).
 
-use http::HeaderMap;
 use httparse::{EMPTY_HEADER, Status};
 use hyper::body::{Bytes, Frame};
 
-use super::fields::Places;
 use super::{MOST_FIELDS, MessageError, Reader};
+use crate::fields::{Fields, Lines};
 
 /// The longest line that tells the size of a chunk, the most that all of them may say beside that, and the longest trailers, in
 /// bytes.
@@ -106,16 +105,14 @@ impl Chunks {
         const TOO_LONG: MessageError = MessageError::Malformed("its trailers are too long");
         let bytes = reader.bytes();
         let mut fields = [EMPTY_HEADER; MOST_FIELDS];
-        let (length, places) = match httparse::parse_headers(bytes, &mut fields)? {
+        let (length, lines) = match httparse::parse_headers(bytes, &mut fields)? {
             Status::Complete((length, _)) if length > LONGEST_ASIDE => return Err(TOO_LONG),
-            Status::Complete((length, fields)) => (length, Places::of(fields, bytes)),
+            Status::Complete((length, fields)) => (length, Lines::of(fields, bytes)),
             Status::Partial if bytes.len() > LONGEST_ASIDE => return Err(TOO_LONG),
             Status::Partial => return Ok(None),
         };
-        let lines = reader.take(length);
+        let trailers = Fields::of_head(reader.take_head(length), lines);
         self.place = Place::Over;
-        let mut trailers = HeaderMap::new();
-        places.read(&lines, &mut trailers)?;
-        Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers)))
+        Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers.to_map())))
     }
 }

@@ -7,18 +7,17 @@
 mod answer;
 mod chunks;
 mod decoder;
-mod fields;
 mod reader;
 mod request;
 mod response;
 mod side;
+mod stated;
 mod writer;
 
 use std::io;
 
 pub(crate) use answer::{Question, write_answer, write_refusal};
 pub use decoder::Decoder;
-pub(crate) use fields::{write_field, write_fields};
 pub use reader::Reader;
 pub(crate) use request::Asked;
 pub(crate) use response::read_answer;

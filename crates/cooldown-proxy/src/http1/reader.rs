@@ -6,7 +6,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use crate::stream::Stream;
@@ -65,6 +65,17 @@ impl Reader {
             return std::mem::take(&mut self.held).freeze();
         }
         self.held.split_to(count).freeze()
+    }
+
+    /// Takes the first `count` bytes, which are a head: in memory of its own, and no more than it needs.
+    pub(super) fn take_head(&mut self, count: usize) -> Vec<u8> {
+        self.searched = 0;
+        if count == self.held.len() && self.room == SHORT {
+            return std::mem::take(&mut self.held).into();
+        }
+        let head = self.held[..count].to_vec();
+        self.held.advance(count);
+        head
     }
 
     /// Leaves the first `count` bytes out.

@@ -3,20 +3,19 @@
 use std::mem::MaybeUninit;
 
 use http::header::{EXPECT, UPGRADE};
-use http::{HeaderMap, Method, Request, Uri, Version};
+use http::{Method, Uri, Version};
 use httparse::Status;
 
 use super::decoder::Decoder;
-use super::fields::{Length, Places, Stated, Transfer, within};
+use super::stated::{Length, Stated, Transfer};
 use super::{LONGEST_HEAD, MOST_FIELDS, MessageError, Reader};
-
-/// For how many more fields a request's map has room: some upstreams need credentials of ours, a length, a host.
-const ROOM: usize = 4;
+use crate::fields::{Fields, Lines, within};
+use crate::head::RequestHead;
 
 /// A request whose head has come.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    pub request: Request<()>,
+    pub head: RequestHead,
     /// Its body.
     pub body: Decoder,
     /// Whether another one may follow on the connection.
@@ -53,19 +52,15 @@ pub(crate) fn read_request(reader: &mut Reader) -> Result<Option<Asked>, Message
     let method = method.map_err(|_| MessageError::Malformed("its method"))?;
     let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let target = within(bytes, parsed.path.unwrap_or_default().as_bytes());
-    let places = Places::of(parsed.headers, bytes);
-    let head = reader.take(length);
-    let uri = Uri::from_maybe_shared(head.slice(target)).map_err(|_| MessageError::Malformed("its target"))?;
-    let mut headers = HeaderMap::with_capacity(places.len() + ROOM);
-    let stated = places.read(&head, &mut headers)?;
-    let mut request = Request::new(());
-    (*request.method_mut(), *request.uri_mut(), *request.version_mut()) = (method, uri, version);
-    *request.headers_mut() = headers;
-    asked(request, &stated).map(Some)
+    let uri = Uri::try_from(&bytes[target]).map_err(|_| MessageError::Malformed("its target"))?;
+    let lines = Lines::of(parsed.headers, bytes);
+    let headers = Fields::of_head(reader.take_head(length), lines);
+    asked(RequestHead { method, uri, version, headers }).map(Some)
 }
 
-fn asked(request: Request<()>, stated: &Stated) -> Result<Asked, MessageError> {
-    let is_old = request.version() == Version::HTTP_10;
+fn asked(head: RequestHead) -> Result<Asked, MessageError> {
+    let stated = Stated::by(&head.headers);
+    let is_old = head.version == Version::HTTP_10;
     let (body, is_ambiguous) = match (stated.coding, stated.length) {
         (Transfer::Unstated, Length::Unstated) => (Decoder::default(), false),
         (Transfer::Unstated, Length::Bytes(length)) => (Decoder::of_length(length), false),
@@ -76,7 +71,7 @@ fn asked(request: Request<()>, stated: &Stated) -> Result<Asked, MessageError> {
         (_, Length::Bytes(_) | Length::Repeated(_)) => (Decoder::default(), true),
     };
     let keeps = if is_old { stated.keeps } else { !stated.closes };
-    let headers = request.headers();
+    let headers = &head.headers;
     let expects =
         stated.others && headers.get(EXPECT).is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     Ok(Asked {
@@ -86,7 +81,7 @@ fn asked(request: Request<()>, stated: &Stated) -> Result<Asked, MessageError> {
         wants_upgrade: stated.others && headers.contains_key(UPGRADE),
         takes_trailers: stated.trailers,
         body,
-        request,
+        head,
     })
 }
 
@@ -171,8 +166,8 @@ mod tests {
                 asked = asked.or(read_request(&mut reader).expect("a request"));
             }
             let asked = asked.expect("a whole head");
-            prop_assert_eq!(asked.request.uri().to_string(), "/a?b");
-            prop_assert_eq!(asked.request.headers().get_all("x-one").iter().count(), 2);
+            prop_assert_eq!(asked.head.uri.to_string(), "/a?b");
+            prop_assert_eq!(asked.head.headers.get_all("x-one").count(), 2);
             prop_assert_eq!(reader.bytes(), b"abc");
         }
 

@@ -3,18 +3,20 @@
 use std::mem::MaybeUninit;
 
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
+use http::{HeaderValue, StatusCode, Version};
 use httparse::Status;
 use hyper::ext::ReasonPhrase;
 
 use super::decoder::Decoder;
-use super::fields::{Length, Places, Stated, Transfer};
+use super::stated::{Length, Stated, Transfer};
 use super::{LONGEST_HEAD, MOST_FIELDS, MessageError, Reader};
+use crate::fields::{Fields, Lines};
+use crate::head::ResponseHead;
 
 /// An answer whose head has come.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub response: Response<()>,
+    pub head: ResponseHead,
     /// Its body.
     pub body: Decoder,
     /// Whether another request may follow on the connection.
@@ -22,34 +24,19 @@ pub(crate) struct Answer {
 }
 
 /// Reads the head of an answer to a request with this method, behind whatever was said in between; `None` if more must come.
-/// `headers` are empty, and become its fields.
 ///
 /// # Errors
 /// When it is no answer.
-pub(crate) fn read_answer(
-    reader: &mut Reader,
-    has_body: bool,
-    headers: &mut HeaderMap,
-) -> Result<Option<Answer>, MessageError> {
+pub(crate) fn read_answer(reader: &mut Reader, has_body: bool) -> Result<Option<Answer>, MessageError> {
     loop {
-        let Some(head) = read_head(reader, headers)? else { return Ok(None) };
-        let status = head.status;
-        if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
-            return head.answer(has_body, std::mem::take(headers)).map(Some);
+        let Some(head) = read_head(reader)? else { return Ok(None) };
+        if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return answer(head, has_body).map(Some);
         }
-        headers.clear();
     }
 }
 
-struct Head {
-    status: StatusCode,
-    version: Version,
-    /// Its words, if they are not the usual ones.
-    reason: Option<ReasonPhrase>,
-    stated: Stated,
-}
-
-fn read_head(reader: &mut Reader, headers: &mut HeaderMap) -> Result<Option<Head>, MessageError> {
+fn read_head(reader: &mut Reader) -> Result<Option<ResponseHead>, MessageError> {
     if !reader.has_line() {
         return if reader.bytes().len() > LONGEST_HEAD { Err(MessageError::TooLong) } else { Ok(None) };
     }
@@ -69,50 +56,44 @@ fn read_head(reader: &mut Reader, headers: &mut HeaderMap) -> Result<Option<Head
     let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let reason = parsed.reason.filter(|reason| status.canonical_reason() != Some(reason));
     let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok());
-    let places = Places::of(parsed.headers, bytes);
-    let stated = places.read(&reader.take(length), headers)?;
-    Ok(Some(Head { status, version, reason, stated }))
+    let lines = Lines::of(parsed.headers, bytes);
+    let headers = Fields::of_head(reader.take_head(length), lines);
+    Ok(Some(ResponseHead { status, version, reason, headers }))
 }
 
-impl Head {
-    fn answer(self, has_body: bool, headers: HeaderMap) -> Result<Answer, MessageError> {
-        let mut response = Response::new(());
-        *response.status_mut() = self.status;
-        *response.version_mut() = self.version;
-        *response.headers_mut() = headers;
-        let body = self.body(has_body, response.headers_mut())?;
-        let is_switch = self.status == StatusCode::SWITCHING_PROTOCOLS;
-        let stays = if self.version == Version::HTTP_10 { self.stated.keeps } else { !self.stated.closes };
-        let keeps = stays && !is_switch && !body.ends_connection();
-        self.reason.into_iter().for_each(|reason| _ = response.extensions_mut().insert(reason));
-        Ok(Answer { response, body, keeps })
-    }
+fn answer(mut head: ResponseHead, has_body: bool) -> Result<Answer, MessageError> {
+    let stated = Stated::by(&head.headers);
+    let body = body(&mut head, &stated, has_body)?;
+    let is_switch = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let stays = if head.version == Version::HTTP_10 { stated.keeps } else { !stated.closes };
+    let keeps = stays && !is_switch && !body.ends_connection();
+    Ok(Answer { head, body, keeps })
+}
 
-    /// How the body ends (RFC 9112 §6.3). Whatever it is, its length is told once: also where there is none, others will read
-    /// what is passed on.
-    fn body(&self, has_body: bool, headers: &mut HeaderMap) -> Result<Decoder, MessageError> {
-        let is_empty = !has_body || matches!(self.status.as_u16(), 101 | 204 | 304);
-        let stated = match (self.stated.coding, self.stated.length) {
-            (Transfer::Unstated, Length::Unstated) => Decoder::until_closed(),
-            (Transfer::Unstated, Length::Bytes(length)) => Decoder::of_length(length),
-            (Transfer::Unstated, Length::Repeated(length)) => {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-                Decoder::of_length(length)
+/// How the body ends (RFC 9112 §6.3). Whatever it is, its length is told once: also where there is none, others will read
+/// what is passed on.
+fn body(head: &mut ResponseHead, stated: &Stated, has_body: bool) -> Result<Decoder, MessageError> {
+    let is_empty = !has_body || matches!(head.status.as_u16(), 101 | 204 | 304);
+    let body = match (stated.coding, stated.length) {
+        (Transfer::Unstated, Length::Unstated) => Decoder::until_closed(),
+        (Transfer::Unstated, Length::Bytes(length)) => Decoder::of_length(length),
+        (Transfer::Unstated, Length::Repeated(length)) => {
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            Decoder::of_length(length)
+        }
+        (Transfer::Unstated, Length::Invalid) => return Err(MessageError::Malformed("its content-length")),
+        _ if !is_empty && head.version == Version::HTTP_10 => {
+            return Err(MessageError::Malformed("a transfer-encoding in HTTP/1.0"));
+        }
+        (coding, length) => {
+            // The coding overrides what else was said.
+            if length != Length::Unstated {
+                head.headers.remove(CONTENT_LENGTH);
             }
-            (Transfer::Unstated, Length::Invalid) => return Err(MessageError::Malformed("its content-length")),
-            _ if !is_empty && self.version == Version::HTTP_10 => {
-                return Err(MessageError::Malformed("a transfer-encoding in HTTP/1.0"));
-            }
-            (coding, length) => {
-                // The coding overrides what else was said.
-                if length != Length::Unstated {
-                    headers.remove(CONTENT_LENGTH);
-                }
-                if coding == Transfer::Chunked { Decoder::of_chunks() } else { Decoder::until_closed() }
-            }
-        };
-        Ok(if is_empty { Decoder::default() } else { stated })
-    }
+            if coding == Transfer::Chunked { Decoder::of_chunks() } else { Decoder::until_closed() }
+        }
+    };
+    Ok(if is_empty { Decoder::default() } else { body })
 }
 
 #[cfg(test)]
@@ -124,10 +105,10 @@ mod tests {
     fn read(head: &str, has_body: bool) -> Result<Option<Answer>, MessageError> {
         let mut reader = Reader::default();
         reader.add(head.as_bytes());
-        read_answer(&mut reader, has_body, &mut HeaderMap::new())
+        read_answer(&mut reader, has_body)
     }
 
-    fn answer(head: &str, has_body: bool) -> Answer {
+    fn whole(head: &str, has_body: bool) -> Answer {
         read(head, has_body).expect("an answer").expect("a whole head")
     }
 
@@ -150,32 +131,30 @@ mod tests {
         true
     )]
     fn a_body_ends_as_its_head_says(#[case] head: &str, #[case] length: Option<u64>, #[case] keeps: bool) {
-        let answer = answer(head, true);
+        let answer = whole(head, true);
         assert_eq!((answer.body.size_hint().exact(), answer.keeps), (length, keeps));
     }
 
     #[test]
     fn the_answer_to_a_head_has_no_body_whatever_it_says() {
-        let answer = answer("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", false);
+        let answer = whole("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", false);
         assert!(answer.body.is_over() && answer.keeps);
-        assert_eq!(answer.response.headers()[CONTENT_LENGTH], "5", "it says what a GET would give");
+        assert_eq!(answer.head.headers.get(CONTENT_LENGTH).expect("it is told"), "5", "it says what a GET would give");
     }
 
     #[test]
     fn what_a_head_says_twice_of_its_body_is_passed_on_once() {
-        let both = answer("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n", true);
-        assert!(!both.response.headers().contains_key(CONTENT_LENGTH));
+        let both = whole("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n", true);
+        assert!(!both.head.headers.contains_key(CONTENT_LENGTH));
         for (head, has_body) in [("200 OK", true), ("200 OK", false), ("304 Not Modified", true)] {
-            let twice = answer(&format!("HTTP/1.1 {head}\r\ncontent-length: 5, 5\r\n\r\n"), has_body);
-            assert_eq!(twice.response.headers().get_all(CONTENT_LENGTH).iter().collect::<Vec<_>>(), ["5"]);
+            let twice = whole(&format!("HTTP/1.1 {head}\r\ncontent-length: 5, 5\r\n\r\n"), has_body);
+            assert_eq!(twice.head.headers.get_all(CONTENT_LENGTH).collect::<Vec<_>>(), ["5"]);
         }
     }
 
     #[test]
     fn the_words_of_a_status_are_passed_on_if_they_are_unusual() {
-        let words = |head| {
-            answer(head, true).response.extensions().get::<ReasonPhrase>().map(|words| words.as_bytes().to_vec())
-        };
+        let words = |head| whole(head, true).head.reason.map(|words| words.as_bytes().to_vec());
         assert_eq!(words("HTTP/1.1 200 OK\r\n\r\n"), None);
         assert_eq!(words("HTTP/1.1 529 Site is overloaded\r\n\r\n").as_deref(), Some(&b"Site is overloaded"[..]));
     }

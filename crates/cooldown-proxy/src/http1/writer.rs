@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName};
 use hyper::body::{Body, Bytes, Frame};
 use tokio::io::AsyncWrite;
 
-use super::fields::write_field;
+use crate::fields::{Fields, write_field};
 use crate::stream::Stream;
 
 /// A piece of at most so many bytes is copied behind what is to be written before it, in bytes: one plain write takes less time
@@ -80,8 +80,8 @@ impl<B> Default for Writer<B> {
 
 impl Coding {
     /// Chunks, with the trailers that a head announces.
-    pub fn chunked(headers: &HeaderMap) -> Self {
-        let names = headers.get_all(TRAILER).iter().filter_map(|value| value.to_str().ok());
+    pub fn chunked(headers: &Fields) -> Self {
+        let names = headers.get_all(TRAILER).filter_map(|value| value.to_str().ok());
         let names = names.flat_map(|names| names.split(',')).filter_map(|name| name.trim().parse().ok());
         Self::Chunked(names.filter(may_trail).collect())
     }

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 
+use crate::fields::Fields;
 use crate::provider::UsageReader;
 use crate::upstream::{ConnectError, Endpoint};
 
@@ -89,7 +90,7 @@ async fn connect(endpoint: &Endpoint) -> Result<SendRequest<Full<Bytes>>, Failur
 
 /// Reads a body to its end: when it began, and what it says about tokens.
 async fn read(headers: &HeaderMap, mut body: Incoming) -> Result<(Instant, Option<u64>), Failure> {
-    let mut usage = UsageReader::for_response(headers);
+    let mut usage = UsageReader::for_response(&Fields::from(headers));
     let mut first = None;
     while let Some(frame) = body.frame().await {
         let frame = frame?;

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use cooldown_pacer::Unit;
-use http::HeaderMap;
 
 use super::limits::{Dialect, Said, Scope, Statement, read_limits, text};
 use super::unix_time::UnixTime;
 use crate::config::model::ProviderKind;
+use crate::fields::Fields;
 
 mod body;
 mod google;
@@ -64,7 +64,7 @@ pub enum Class {
 struct Case<'a> {
     kind: ProviderKind,
     status: u16,
-    headers: &'a HeaderMap,
+    headers: &'a Fields,
     said: Said,
     body: ErrorBody,
     /// When the response was made.
@@ -73,13 +73,7 @@ struct Case<'a> {
 
 /// The class of a response. The `body`, or its start, is worth reading for any status from 400 on; with a status below, only
 /// for APIs that answer errors with 200 (GraphQL).
-pub fn classify(
-    kind: ProviderKind,
-    status: u16,
-    headers: &HeaderMap,
-    body: Option<&[u8]>,
-    received: UnixTime,
-) -> Class {
+pub fn classify(kind: ProviderKind, status: u16, headers: &Fields, body: Option<&[u8]>, received: UnixTime) -> Class {
     let now = UnixTime::of_response(headers, received);
     let body = body.map(ErrorBody::read).unwrap_or_default();
     let implied = if status < 400 { body.implied_status() } else { Some(status) };
@@ -91,12 +85,12 @@ pub fn classify(
 /// The class of JSON that came with a 200: an event of a stream, or a whole body. What holds no error is [`Class::Fine`].
 /// `now` is when it came.
 pub fn classify_error_json(kind: ProviderKind, json: &[u8], now: UnixTime) -> Class {
-    classify(kind, 200, &HeaderMap::new(), Some(json), now)
+    classify(kind, 200, &Fields::default(), Some(json), now)
 }
 
 /// The class of an error that came with a 200 in the place of an answer. What the upstream could not do before the first
 /// token it may do another time, whatever it calls its trouble; only what it blames on the request it will refuse again.
-pub fn classify_in_place(kind: ProviderKind, headers: &HeaderMap, json: &[u8], received: UnixTime) -> Class {
+pub fn classify_in_place(kind: ProviderKind, headers: &Fields, json: &[u8], received: UnixTime) -> Class {
     match classify(kind, 200, headers, Some(json), received) {
         Class::Fault if ErrorBody::read(json).implied_status().is_some_and(|status| status >= 500) => {
             Class::Capacity { wait: None }

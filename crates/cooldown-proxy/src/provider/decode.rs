@@ -4,10 +4,11 @@ use std::borrow::Cow;
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::{Decompress, FlushDecompress, Status};
-use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use memchr::memchr;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+use crate::fields::Fields;
 
 /// The most that is decoded of one body, in bytes: a small body can hold gigabytes of nothing.
 const MOST_OUTPUT: usize = 64 << 20;
@@ -51,7 +52,7 @@ enum Stop {
 }
 
 /// What a whole body with these fields says, as far as it can be decoded; what has an unknown coding says nothing.
-pub fn decoded<'a>(headers: &HeaderMap, body: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
+pub fn decoded<'a>(headers: &Fields, body: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
     let mut plain = Vec::new();
     match Decoder::of(headers) {
         Some(decoder) if decoder.is_identity() => return body,
@@ -63,7 +64,7 @@ pub fn decoded<'a>(headers: &HeaderMap, body: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
 
 impl Decoder {
     /// For a body with these fields. `None` if its coding is not known.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
+    pub fn of(headers: &Fields) -> Option<Self> {
         Self::new(headers.get(CONTENT_ENCODING).map_or("", |coding| coding.to_str().unwrap_or("unknown")))
     }
 

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use memchr::memmem;
 use serde::Deserialize;
@@ -11,6 +10,8 @@ use serde_json::value::RawValue;
 
 use super::sse::SseScanner;
 use super::strings::even_null;
+
+use crate::fields::Fields;
 
 /// Removes the chunk that has usage and no choices, and `"usage":null` from all others; everything else passes byte for
 /// byte. Only an event that is not whole yet is held back.
@@ -49,7 +50,7 @@ struct ChatChunk<'a> {
 
 impl UsageHider {
     /// For a response with these fields; `None` if it is no stream of events, or is compressed.
-    pub fn for_response(headers: &HeaderMap) -> Option<Self> {
+    pub fn for_response(headers: &Fields) -> Option<Self> {
         let is_plain = headers.get(CONTENT_ENCODING).is_none_or(|coding| coding == "identity");
         let content_type = headers.get(CONTENT_TYPE)?.as_bytes();
         let essence = content_type.split(|byte| *byte == b';').next()?.trim_ascii();

@@ -9,12 +9,12 @@ use std::time::Duration;
 use cooldown_pacer::{LONGEST_PERIOD, Unit};
 use foldhash::fast::FixedState;
 use http::header::{AGE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
 use super::unix_time::UnixTime;
 use super::value::{self, Bare, LARGEST_AMOUNT};
 use crate::config::model::ProviderKind;
+use crate::fields::Fields;
 
 mod dialect;
 mod ietf;
@@ -163,7 +163,7 @@ impl Statement {
 
 /// Reads everything that a response with this `status` says about limits. `received` is when it came, for responses
 /// without a `Date`.
-pub fn read_limits(kind: ProviderKind, status: u16, headers: &HeaderMap, received: UnixTime) -> Said {
+pub fn read_limits(kind: ProviderKind, status: u16, headers: &Fields, received: UnixTime) -> Said {
     let spoken = Spoken::of(headers);
     if !spoken.any {
         return Said::default();
@@ -198,12 +198,13 @@ pub fn usual_scope(kind: ProviderKind) -> Scope {
 }
 
 /// Whether a response has a field that is worth a look: most have none, and this is asked of each.
-pub fn speak_of_limits(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| may_speak_of_limits(name.as_str()))
+pub fn speak_of_limits(headers: &Fields) -> bool {
+    headers.names().any(may_speak_of_limits)
 }
 
-fn may_speak_of_limits(name: &str) -> bool {
-    matches!(name.as_bytes(), [b'a' | b'r' | b'x', ..]) && (name.contains("limit") || name.contains("retry-after"))
+fn may_speak_of_limits(name: &[u8]) -> bool {
+    let holds = |words| memchr::memmem::find(name, words).is_some();
+    matches!(name, [b'a' | b'r' | b'x', ..]) && (holds(b"limit".as_slice()) || holds(b"retry-after"))
 }
 
 /// Which readers have something to read, found in one pass over the names.
@@ -216,14 +217,14 @@ struct Spoken {
 }
 
 impl Spoken {
-    fn of(headers: &HeaderMap) -> Self {
+    fn of(headers: &Fields) -> Self {
         let mut spoken = Self::default();
-        for name in headers.keys().map(HeaderName::as_str).filter(|name| may_speak_of_limits(name)) {
+        for name in headers.names().filter(|name| may_speak_of_limits(name)) {
             spoken.any = true;
             match name {
-                "ratelimit" | "ratelimit-policy" => spoken.structured = true,
-                "anthropic-ratelimit-unified-status" => spoken.unified = true,
-                "x-shopify-shop-api-call-limit" => spoken.shopify = true,
+                b"ratelimit" | b"ratelimit-policy" => spoken.structured = true,
+                b"anthropic-ratelimit-unified-status" => spoken.unified = true,
+                b"x-shopify-shop-api-call-limit" => spoken.shopify = true,
                 _ => {}
             }
         }
@@ -232,7 +233,7 @@ impl Spoken {
 }
 
 /// `retry-after-ms` before `Retry-After` (RFC 9110 §10.2.3), on errors only: elsewhere it speaks of redirects and jobs.
-fn demanded_wait(status: u16, headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
+fn demanded_wait(status: u16, headers: &Fields, now: UnixTime) -> Option<Duration> {
     if status < 400 {
         return None;
     }
@@ -253,12 +254,12 @@ fn empty_until(statements: &[Statement]) -> Option<Duration> {
     ends.max()
 }
 
-fn is_cached(headers: &HeaderMap) -> bool {
+fn is_cached(headers: &Fields) -> bool {
     let age = headers.get(AGE).and_then(|age| age.to_str().ok()?.trim().parse::<u64>().ok());
     age.is_some_and(|age| age > 0)
 }
 
 /// A field's first value, if it is text.
-pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(headers: &'a Fields, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }

@@ -1,6 +1,5 @@
 //! Reads beside a response how many tokens it took, and how it began.
 
-use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
 use super::decode::Decoder;
@@ -8,6 +7,8 @@ use super::document::DocumentScanner;
 use super::event::{Count, Counts, Opening, Told};
 use super::frames::FrameScanner;
 use super::sse::{LineScanner, SseScanner, Text};
+
+use crate::fields::Fields;
 
 /// The tokens that a response took, in one shape for all APIs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,7 +67,7 @@ enum Format {
 
 impl UsageReader {
     /// For a response with these fields; `None` if its body is of a kind, or has a coding, in which no usage is found.
-    pub fn for_response(headers: &HeaderMap) -> Option<Self> {
+    pub fn for_response(headers: &Fields) -> Option<Self> {
         let text = |name| headers.get(name).map_or(Some(""), |value| value.to_str().ok());
         let format = Format::of(text(CONTENT_TYPE)?)?;
         let decoder = Decoder::new(text(CONTENT_ENCODING)?)?;

@@ -5,8 +5,7 @@ use std::rc::Rc;
 
 use cooldown_pacer::{Instant, Urgency};
 use http::header::HOST;
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method};
 use hyper::body::Body;
 
 use super::budget;
@@ -23,6 +22,8 @@ use super::site::{Led, Site};
 use super::target;
 use super::tunnel::ClientEnd;
 use super::worker::Worker;
+use crate::fields::Value;
+use crate::head::RequestHead;
 use crate::pacing::{Asked, CommonKeys};
 
 /// A longer body that does not say what it is passes unread, in bytes.
@@ -31,7 +32,7 @@ const LONGEST_UNTYPED: usize = 1024 * 1024;
 /// A request as it arrived.
 pub(super) struct Arrival {
     /// The client's head without what is only between it and us. Upstreams get it with their own target.
-    pub head: Parts,
+    pub head: RequestHead,
     /// Who sent it.
     pub peer: Rc<Peer>,
     pub body: RequestBody,
@@ -65,7 +66,7 @@ impl Arrival {
     pub(super) fn prepare(
         worker: &Rc<Worker>,
         peer: &Rc<Peer>,
-        mut head: Parts,
+        mut head: RequestHead,
         (body, end): (RequestBody, Option<ClientEnd>),
         record: &mut Record,
     ) -> Result<Box<Self>, ProxyError> {
@@ -88,7 +89,6 @@ impl Arrival {
         site.callers.remove_tokens(&mut head.headers, &caller);
         let credentials = credentials(&head, &noted).map(|credentials| site.pacing.fingerprint(credentials));
         headers::to_upstream(&mut head.headers, &noted, upgrade.is_some());
-        head.extensions.clear();
         let (call, trace, returns) = (None, None, false);
         let mut arrival = Self {
             head,
@@ -115,7 +115,7 @@ impl Arrival {
     /// Gives a caller whose earlier request was sent away its age back. SDKs that try again by themselves say so.
     fn recall(&mut self, site: &Site) {
         let Some(retry) = self.head.headers.get(headers::RETRY_COUNT) else { return };
-        let length = self.head.headers.get(http::header::CONTENT_LENGTH).map_or(&b""[..], HeaderValue::as_bytes);
+        let length = self.head.headers.get(http::header::CONTENT_LENGTH).map_or(&b""[..], Value::as_bytes);
         let request = [self.head.method.as_str().as_bytes(), self.head.uri.path().as_bytes(), length].join(&b'\n');
         let trace = Trace { flow: self.caller.flow, request: site.pacing.hash(&request) };
         if retry != "0"
@@ -194,17 +194,11 @@ impl Arrival {
         self.call.as_ref()?.model.as_deref()
     }
 
-    /// Its fields for an attempt. A copy stays for the next one: this one gets the map that has room for more.
-    pub(super) fn take_headers(&mut self) -> HeaderMap {
-        let copy = self.head.headers.clone();
-        std::mem::replace(&mut self.head.headers, copy)
-    }
-
     /// The host as the client named it.
     pub(super) fn host(&self) -> HeaderValue {
         let host = match self.head.uri.authority() {
             Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-            None => self.head.headers.get(HOST).cloned(),
+            None => self.head.headers.get(HOST).and_then(Value::to_value),
         };
         host.unwrap_or_else(|| HeaderValue::from_static(""))
     }
@@ -232,8 +226,8 @@ impl Arrival {
 }
 
 /// The credentials that a request carries for its upstream, in a field or in Gemini's way.
-fn credentials<'a>(head: &'a Parts, noted: &Noted) -> Option<&'a [u8]> {
-    let in_fields = || caller::credentials(&head.headers).map(HeaderValue::as_bytes);
+fn credentials<'a>(head: &'a RequestHead, noted: &Noted) -> Option<&'a [u8]> {
+    let in_fields = || caller::credentials(&head.headers).map(Value::as_bytes);
     let in_query = || {
         let key = caller::credentials_in_query(&head.uri)?;
         call::model_in_path(head).map(|_| key.as_bytes())

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use cooldown_pacer::Urgency;
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
+
+use crate::fields::Fields;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PRIORITY: HeaderName = HeaderName::from_static("priority");
@@ -22,8 +24,8 @@ const LONGEST_TIMEOUT: f64 = 7.0 * 24.0 * 3600.0;
 
 /// How long a request may wait in line: the least of `max_wait`, `Prefer: wait=N` (RFC 7240 §4.3), and the client's own
 /// time-out less a margin in which the upstream can answer.
-pub(super) fn wait_budget(headers: &HeaderMap, max_wait: Duration) -> Duration {
-    let preferred = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok()).find_map(preferred_wait);
+pub(super) fn wait_budget(headers: &Fields, max_wait: Duration) -> Duration {
+    let preferred = headers.get_all(PREFER).filter_map(|value| value.to_str().ok()).find_map(preferred_wait);
     let patience = TIMEOUTS.iter().filter_map(|name| headers.get(name)?.to_str().ok()).find_map(timeout);
     let of_grpc = headers.get(GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.to_str().ok()?));
     let patience = patience.or(of_grpc);
@@ -31,8 +33,8 @@ pub(super) fn wait_budget(headers: &HeaderMap, max_wait: Duration) -> Duration {
 }
 
 /// The urgency that a request states (RFC 9218 §4.1).
-pub(super) fn urgency(headers: &HeaderMap) -> Option<Urgency> {
-    let members = headers.get_all(PRIORITY).iter().filter_map(|value| value.to_str().ok());
+pub(super) fn urgency(headers: &Fields) -> Option<Urgency> {
+    let members = headers.get_all(PRIORITY).filter_map(|value| value.to_str().ok());
     let levels = members.flat_map(|value| value.split(',')).filter_map(|member| {
         let value = member.trim().strip_prefix("u=")?;
         let value = value.split_once(';').map_or(value, |(value, _)| value);
@@ -87,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    fn headers(fields: &[(&'static str, &'static str)]) -> Fields {
         fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
     }
 

@@ -6,11 +6,12 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use http::request::Parts;
 
 use super::body_memory::Held;
 use super::error::ProxyError;
 use super::request_body::{Read, RequestBody, WholeError};
+use crate::fields::Fields;
+use crate::head::RequestHead;
 use crate::provider::{Edit, Peek, PeekFault, PromptSize, Reserve, Tokenizer, model_of_path, peek};
 
 /// A call to a model.
@@ -39,7 +40,7 @@ pub(super) struct Call {
 
 impl Call {
     /// A call that is understood by its path alone.
-    pub(super) fn of_path(head: &Parts) -> Self {
+    pub(super) fn of_path(head: &RequestHead) -> Self {
         Self {
             body: None,
             trailers: None,
@@ -60,7 +61,7 @@ impl Call {
     ///
     /// # Errors
     /// When it is longer than `max_body`, breaks off, or could be read in two ways.
-    pub(super) async fn read(head: &Parts, body: &RequestBody, max_body: usize) -> Result<Self, ProxyError> {
+    pub(super) async fn read(head: &RequestHead, body: &RequestBody, max_body: usize) -> Result<Self, ProxyError> {
         let Read { bytes, trailers, held } = body.whole(max_body).await.map_err(|error| failure(error, max_body))?;
         let mut call = Self { trailers, _held: held, ..Self::of_path(head) };
         match peek(&bytes) {
@@ -74,7 +75,7 @@ impl Call {
         Ok(call)
     }
 
-    fn understand(&mut self, peek: &Peek<'_>, head: &Parts) {
+    fn understand(&mut self, peek: &Peek<'_>, head: &RequestHead) {
         if let Some(named) = &peek.model {
             self.model = Some(named.name.as_ref().into());
             self.named_at = Some(named.range.clone());
@@ -121,14 +122,14 @@ impl Call {
 }
 
 /// Whether a request carries JSON; `None` if it does not say what it carries.
-pub(super) fn is_json(headers: &HeaderMap) -> Option<bool> {
+pub(super) fn is_json(headers: &Fields) -> Option<bool> {
     let value = headers.get(CONTENT_TYPE)?;
     let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     Some(essence.eq_ignore_ascii_case(b"application/json") || essence.to_ascii_lowercase().ends_with(b"+json"))
 }
 
 /// The model that the path names, as Gemini's and Azure's do.
-pub(super) fn model_in_path(head: &Parts) -> Option<&str> {
+pub(super) fn model_in_path(head: &RequestHead) -> Option<&str> {
     model_of_path(head.uri.path())
 }
 

@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use cooldown_pacer::{Flow, Urgency, Weight};
 use foldhash::fast::RandomState;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderName, Uri};
 use parking_lot::RwLock;
 
 use super::error::ProxyError;
 use super::headers::{CLIENT, Noted};
 use super::peer::Peer;
 use crate::config::model::{Client, ClientBy};
+use crate::fields::{Fields, Value};
 use crate::pacing::Pacing;
 
 /// Fields in which credentials travel.
@@ -63,7 +64,7 @@ impl Callers {
     /// When clients are configured and it is none of them.
     pub(super) fn identify(
         &self,
-        headers: &HeaderMap,
+        headers: &Fields,
         noted: &Noted,
         peer: &Peer,
         pacing: &Pacing,
@@ -101,18 +102,18 @@ impl Callers {
 
     /// Removes the tokens of clients, which are for the proxy alone: what a caller was known by, and what carries one beside
     /// that.
-    pub(super) fn remove_tokens(&self, headers: &mut HeaderMap, caller: &Caller) {
-        caller.token_field.iter().for_each(|field| _ = headers.remove(field));
+    pub(super) fn remove_tokens(&self, headers: &mut Fields, caller: &Caller) {
+        caller.token_field.iter().for_each(|field| headers.remove(field));
         let Some(clients) = &self.clients else { return };
         for field in [AUTHORIZATION, X_API_KEY] {
-            let mut given = headers.get_all(&field).iter().filter_map(|value| token_in(&field, value));
-            if given.any(|given| clients.iter().any(|client| client.is_known_by(given))) {
+            let is_known = |given| clients.iter().any(|client| client.is_known_by(given));
+            if headers.get_all(&field).filter_map(|value| token_in(&field, value)).any(is_known) {
                 headers.remove(&field);
             }
         }
     }
 
-    fn configured(&self, clients: &[Client], headers: &HeaderMap) -> Result<Caller, ProxyError> {
+    fn configured(&self, clients: &[Client], headers: &Fields) -> Result<Caller, ProxyError> {
         let found = self.by.iter().find_map(|by| match by {
             ClientBy::Token => by_token(clients, headers),
             ClientBy::Header => by_name(clients, headers).map(|client| (client, None)),
@@ -123,11 +124,11 @@ impl Callers {
         Ok(Caller { flow: Flow(index as u64), weight, urgency, client: Some(index), token_field })
     }
 
-    fn anonymous(&self, headers: &HeaderMap, noted: &Noted, peer: &Peer, pacing: &Pacing) -> Caller {
+    fn anonymous(&self, headers: &Fields, noted: &Noted, peer: &Peer, pacing: &Pacing) -> Caller {
         let identity = self.by.iter().find_map(|by| match by {
             ClientBy::Token => None,
-            ClientBy::Header if noted.ours => headers.get(CLIENT).map(HeaderValue::as_bytes),
-            ClientBy::Authorization if noted.credentials => credentials(headers).map(HeaderValue::as_bytes),
+            ClientBy::Header if noted.ours => headers.get(CLIENT).map(Value::as_bytes),
+            ClientBy::Authorization if noted.credentials => credentials(headers).map(Value::as_bytes),
             ClientBy::Header | ClientBy::Authorization => None,
             ClientBy::Ip => Some(peer.ip().as_bytes()),
         });
@@ -145,7 +146,7 @@ fn shown(name: &[u8]) -> Box<str> {
 }
 
 /// The credentials that a request carries for its upstream, once those for the proxy are removed.
-pub(super) fn credentials(headers: &HeaderMap) -> Option<&HeaderValue> {
+pub(super) fn credentials(headers: &Fields) -> Option<Value<'_>> {
     CREDENTIALS.iter().find_map(|name| headers.get(name))
 }
 
@@ -155,14 +156,14 @@ pub(super) fn credentials_in_query(uri: &Uri) -> Option<&str> {
 }
 
 /// Removes the credentials that a request carries.
-pub(super) fn remove_credentials(headers: &mut HeaderMap) {
+pub(super) fn remove_credentials(headers: &mut Fields) {
     for name in &CREDENTIALS {
         headers.remove(name);
     }
 }
 
 /// Every token is compared, so that the time tells nothing about which one is near.
-fn by_token(clients: &[Client], headers: &HeaderMap) -> Option<(usize, Option<HeaderName>)> {
+fn by_token(clients: &[Client], headers: &Fields) -> Option<(usize, Option<HeaderName>)> {
     [AUTHORIZATION, X_API_KEY].into_iter().find_map(|field| {
         let given = token_in(&field, headers.get(&field)?)?;
         let matches = |client: &Client| client.is_known_by(given);
@@ -177,7 +178,7 @@ fn by_token(clients: &[Client], headers: &HeaderMap) -> Option<(usize, Option<He
 }
 
 /// What would be a client's token in one of the two fields for it.
-fn token_in<'a>(field: &HeaderName, value: &'a HeaderValue) -> Option<&'a [u8]> {
+fn token_in<'a>(field: &HeaderName, value: Value<'a>) -> Option<&'a [u8]> {
     if *field == AUTHORIZATION { bearer(value.as_bytes()) } else { Some(value.as_bytes()) }
 }
 
@@ -193,13 +194,15 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// A client that has a token is not believed without it.
-fn by_name(clients: &[Client], headers: &HeaderMap) -> Option<usize> {
+fn by_name(clients: &[Client], headers: &Fields) -> Option<usize> {
     let name = headers.get(CLIENT)?.to_str().ok()?;
     clients.iter().position(|client| client.name == name && client.token.is_none())
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
     use crate::config::Secret;
 
@@ -212,7 +215,7 @@ mod tests {
     fn find(fields: &[(&'static str, &'static str)]) -> Option<(usize, Option<HeaderName>)> {
         let clients = vec![client("alice", Some("t-alice")), client("bob", None)];
         let by = vec![ClientBy::Token, ClientBy::Header, ClientBy::Authorization, ClientBy::Ip];
-        let headers: HeaderMap = fields
+        let headers: Fields = fields
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use http::HeaderValue;
 use http::header::UPGRADE;
-use http::{HeaderValue, Response};
 use hyper::body::Body;
 use tokio::time::{Instant, sleep};
 
@@ -27,13 +27,14 @@ use super::tunnel::ClientEnd;
 use super::unread::Unread;
 use super::way::Leg;
 use super::worker::Worker;
+use crate::head::ResponseHead;
 use crate::http1::MessageError;
 use crate::pacing::{Admission, Outcome, Permit, Place};
 use crate::upstream::{ExchangeError, Lease, Pool, Sending};
 
 /// What came of a request that its upstream answered.
 pub(super) struct Answer {
-    pub response: Response<()>,
+    pub head: ResponseHead,
     /// What the client is told beside its fields.
     pub told: Option<Told>,
     /// The connection on which the body arrives.
@@ -114,15 +115,15 @@ async fn attempt(
     };
     let counts_tokens = leg.estimate.is_some() && arrival.could_ask_usage() && turn.permit.counts_tokens();
     let mut outgoing = Outgoing::build(arrival, route, journey.ways.get(leg.way), counts_tokens)?;
-    record.propagate(outgoing.sending.request.headers_mut());
+    record.propagate(&mut outgoing.sending.head.headers);
     journey.sent();
-    let response = send(&mut turn, pool, outgoing.sending, route, record).await;
-    let response = match response {
-        Ok(response) => response,
+    let head = send(&mut turn, pool, outgoing.sending, route, record).await;
+    let head = match head {
+        Ok(head) => head,
         Err(error) => return journey.after_failure(leg, error, arrival),
     };
     route.reach.found();
-    let attempt = Attempt { leg, turn, response, asked_usage: outgoing.asks_usage };
+    let attempt = Attempt { leg, turn, head, asked_usage: outgoing.asks_usage };
     Ok(match judge(worker, attempt, journey, arrival, record) {
         Judged::Now(verdict) => verdict,
         Judged::Later(judged) => judged.await,
@@ -171,7 +172,7 @@ async fn pace(
 /// Stands in line, and reads the body meanwhile as far as memory allows. `None` if another way may be better now.
 async fn wait(mut place: Place, arrival: &mut Arrival, record: &mut Record) -> Result<Option<Permit>, ProxyError> {
     let _waiting = record.waiting();
-    compact::headers(&mut arrival.head.headers);
+    arrival.head.headers.compact();
     compact::uri(&mut arrival.head.uri);
     let outcome = std::future::poll_fn(|cx| {
         if let Poll::Ready(outcome) = Pin::new(&mut place).poll(cx) {
@@ -198,16 +199,16 @@ async fn send(
     mut sending: Box<Sending>,
     route: &Route,
     record: &mut Record,
-) -> Result<Response<()>, ProxyError> {
+) -> Result<ResponseHead, ProxyError> {
     let timeout = route.upstream.timeout;
     let deadline = Instant::now() + timeout;
     record.sent();
     loop {
         turn.permit.sent(turn.late);
         match turn.lease.exchange(sending, deadline).await {
-            Ok(response) => {
-                record.responded(response.status());
-                return Ok(response);
+            Ok(head) => {
+                record.responded(head.status);
+                return Ok(head);
             }
             Err(ExchangeError::Unsent(unsent)) => {
                 turn.permit.unsent();
@@ -231,9 +232,8 @@ fn finished(worker: &Worker, journey: &Journey, mut answer: Box<Answer>, arrival
     let route = &worker.site.routes[journey.route()];
     answer.upgrade = arrival.upgrade.take();
     answer.unread = Unread::of(&arrival.body, &arrival.head.headers).filter(|unread| !unread.is_empty());
-    let version = answer.response.version();
-    let headers = answer.response.headers_mut();
-    answer.protocol = answer.upgrade.as_ref().and_then(|_| headers.remove(UPGRADE));
+    let (version, headers) = (answer.head.version, &mut answer.head.headers);
+    answer.protocol = answer.upgrade.as_ref().and_then(|_| headers.get(UPGRADE)?.to_value());
     if answer.meter.as_ref().is_some_and(|meter| meter.hides()) {
         headers.remove(http::header::CONTENT_LENGTH);
     }

@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use http::header::CONTENT_TYPE;
-use http::request::Parts;
 use http::{HeaderName, HeaderValue, Response, Version};
 
 use super::body::ResponseBody;
 use super::error::ProxyError;
+use crate::head::RequestHead;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -15,7 +15,7 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// Whether a request is a call of gRPC. That is so only in HTTP/2.
-pub(super) fn is_call(head: &Parts) -> bool {
+pub(super) fn is_call(head: &RequestHead) -> bool {
     head.version == Version::HTTP_2
         && head.headers.get(CONTENT_TYPE).is_some_and(|kind| {
             let rest = kind.as_bytes().strip_prefix(b"application/grpc");
@@ -83,7 +83,7 @@ mod tests {
             (Version::HTTP_11, "application/grpc", false),
         ] {
             let head = Request::builder().version(version).header(CONTENT_TYPE, kind).body(()).expect("a request");
-            assert_eq!(is_call(&head.into_parts().0), expected, "{version:?} {kind}");
+            assert_eq!(is_call(&head.into_parts().0.into()), expected, "{version:?} {kind}");
         }
     }
 

@@ -6,11 +6,13 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::fields::{Fields, Value};
+
 /// By which a client names itself.
 pub(super) const CLIENT: HeaderName = HeaderName::from_static("x-cooldown-client");
 pub(super) const SOURCE: HeaderName = HeaderName::from_static("x-cooldown-source");
 /// Fields that begin so are between the client and the proxy.
-const OURS: &str = "x-cooldown-";
+const OURS: &[u8] = b"x-cooldown-";
 
 /// What an SDK says about how often it has asked before.
 pub(super) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -48,8 +50,8 @@ pub(super) struct Noted {
 
 /// Turns a client's fields into those that every upstream may get. `upgrade` says that its wish for another protocol is
 /// passed on. What the upstream is told of the way comes beside them: see [`Forwarded`](super::told::Forwarded).
-pub(super) fn to_upstream(headers: &mut HeaderMap, noted: &Noted, upgrade: bool) {
-    let protocol = upgrade.then(|| headers.get(UPGRADE).cloned()).flatten();
+pub(super) fn to_upstream(headers: &mut Fields, noted: &Noted, upgrade: bool) {
+    let protocol = upgrade.then(|| headers.get(UPGRADE).and_then(Value::to_value)).flatten();
     let trailers = noted.te && accepts_trailers(headers);
     noted.remove_from(headers);
     if trailers {
@@ -67,14 +69,14 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, noted: &Noted, upgrade: bool)
 }
 
 /// Whether `connection` asks for another protocol (RFC 9110 §7.8).
-pub(super) fn names_upgrade(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+pub(super) fn names_upgrade(headers: &Fields) -> bool {
+    let values = headers.get_all(CONNECTION).filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
 }
 
 /// Turns an upstream's fields into those for the client. What the client is told of its request comes beside them: see
 /// [`Told`](super::told::Told).
-pub(super) fn to_client(headers: &mut HeaderMap) {
+pub(super) fn to_client(headers: &mut Fields) {
     Noted::of_response(headers).remove_from(headers);
 }
 
@@ -85,48 +87,50 @@ pub(super) fn say_proxy(headers: &mut HeaderMap) {
 
 impl Noted {
     /// What there is to know of a request's head.
-    pub(super) fn of_request(headers: &HeaderMap) -> Self {
+    pub(super) fn of_request(headers: &Fields) -> Self {
         let mut noted = Self::default();
-        for name in headers.keys() {
-            match name.as_str() {
-                "authorization" | "x-api-key" | "api-key" | "x-goog-api-key" => noted.credentials = true,
-                "prefer" | "x-stainless-read-timeout" | "x-stainless-timeout" | "x-server-timeout" | "grpc-timeout" => {
-                    noted.patience = true;
-                }
-                "priority" => noted.priority = true,
-                "x-forwarded-host" | "x-forwarded-proto" => noted.forwarded = true,
-                "x-stainless-retry-count" => noted.retry_count = true,
+        for name in headers.names() {
+            match name {
+                b"authorization" | b"x-api-key" | b"api-key" | b"x-goog-api-key" => noted.credentials = true,
+                b"prefer"
+                | b"x-stainless-read-timeout"
+                | b"x-stainless-timeout"
+                | b"x-server-timeout"
+                | b"grpc-timeout" => noted.patience = true,
+                b"priority" => noted.priority = true,
+                b"x-forwarded-host" | b"x-forwarded-proto" => noted.forwarded = true,
+                b"x-stainless-retry-count" => noted.retry_count = true,
                 // The 100 (Continue) is ours to send, when the body is read.
-                "expect" | "proxy-authorization" => noted.hop_by_hop = true,
+                b"expect" | b"proxy-authorization" => noted.hop_by_hop = true,
                 name => noted.note(name),
             }
         }
         noted
     }
 
-    fn of_response(headers: &HeaderMap) -> Self {
+    fn of_response(headers: &Fields) -> Self {
         let mut noted = Self::default();
-        for name in headers.keys() {
-            match name.as_str() {
-                "proxy-authenticate" => noted.hop_by_hop = true,
+        for name in headers.names() {
+            match name {
+                b"proxy-authenticate" => noted.hop_by_hop = true,
                 name => noted.note(name),
             }
         }
         noted
     }
 
-    fn note(&mut self, name: &str) {
+    fn note(&mut self, name: &[u8]) {
         match name {
-            "connection" => self.connection = true,
-            "upgrade" => self.upgrade = true,
-            "te" => self.te = true,
-            "transfer-encoding" => self.coding = true,
-            "keep-alive" | "proxy-connection" => self.hop_by_hop = true,
+            b"connection" => self.connection = true,
+            b"upgrade" => self.upgrade = true,
+            b"te" => self.te = true,
+            b"transfer-encoding" => self.coding = true,
+            b"keep-alive" | b"proxy-connection" => self.hop_by_hop = true,
             name => self.ours |= name.starts_with(OURS),
         }
     }
 
-    fn remove_from(&self, headers: &mut HeaderMap) {
+    fn remove_from(&self, headers: &mut Fields) {
         if self.connection {
             remove_named(headers);
         }
@@ -155,11 +159,11 @@ impl Noted {
 }
 
 /// Removes `connection` and what it names, except what a message cannot do without.
-fn remove_named(headers: &mut HeaderMap) {
+fn remove_named(headers: &mut Fields) {
     // What nearly every message says names no field, and `keep-alive` goes anyway.
-    let names_none = |value: &&HeaderValue| !matches!(value.as_bytes(), b"keep-alive" | b"close");
+    let names_none = |value: &Value<'_>| !matches!(value.as_bytes(), b"keep-alive" | b"close");
     let mut named: Vec<HeaderName> = Vec::new();
-    for value in headers.get_all(CONNECTION).iter().filter(names_none) {
+    for value in headers.get_all(CONNECTION).filter(names_none) {
         let options = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         named.extend(options.filter_map(|option| HeaderName::from_bytes(option).ok()));
     }
@@ -171,16 +175,13 @@ fn remove_named(headers: &mut HeaderMap) {
     }
 }
 
-fn remove_ours(headers: &mut HeaderMap) {
-    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
-    for name in ours {
-        headers.remove(name);
-    }
+fn remove_ours(headers: &mut Fields) {
+    headers.retain(|name, _| !name.starts_with(OURS));
 }
 
 /// Whether `te` says that trailers are welcome (RFC 9110 §10.1.4).
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+fn accepts_trailers(headers: &Fields) -> bool {
+    let values = headers.get_all(TE).filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|member| {
         let coding = member.split_once(';').map_or(member, |(coding, _)| coding);
         coding.trim().eq_ignore_ascii_case("trailers")
@@ -199,25 +200,26 @@ mod tests {
     use super::super::told::Forwarded;
     use super::*;
 
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn map(fields: &[(&'static str, &'static str)]) -> Fields {
+        let mut headers = Fields::default();
         for (name, value) in fields {
-            headers.append(*name, HeaderValue::from_static(value));
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         headers
     }
 
-    fn sent(fields: &[(&'static str, &'static str)], upgrade: bool) -> HeaderMap {
+    fn sent(fields: &[(&'static str, &'static str)], upgrade: bool) -> Fields {
         let mut headers = map(fields);
         let peer = Rc::new(Peer::new(SocketAddr::from(([10, 0, 0, 1], 5555)), false));
         let noted = Noted::of_request(&headers);
         to_upstream(&mut headers, &noted, upgrade);
-        Forwarded::new(&peer, Version::HTTP_11, HeaderValue::from_static("asked:80")).tell(&mut headers);
-        headers
+        let mut all = headers.to_map();
+        Forwarded::new(&peer, Version::HTTP_11, HeaderValue::from_static("asked:80")).tell(&mut all);
+        Fields::from(&all)
     }
 
-    fn text<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
-        headers.get_all(name).iter().map(|value| value.to_str().expect("text")).collect()
+    fn text<'a>(headers: &'a Fields, name: &str) -> Vec<&'a str> {
+        headers.get_all(name).map(|value| value.to_str().expect("text")).collect()
     }
 
     #[test]
@@ -239,7 +241,7 @@ mod tests {
             ],
             false,
         );
-        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        let mut names: Vec<_> = headers.names().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
         names.sort_unstable();
         let kept = [
             "authorization",
@@ -361,22 +363,19 @@ mod tests {
     }
 
     /// The fields that `connection` names.
-    fn named(headers: &HeaderMap) -> Vec<HeaderName> {
-        let values = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    fn named(headers: &Fields) -> Vec<HeaderName> {
+        let values = headers.get_all(CONNECTION).flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         values.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
     }
 
     proptest! {
         #[test]
         fn nothing_between_neighbours_ever_passes(fields in any_fields(), upgrade: bool) {
-            let mut headers = HeaderMap::new();
-            for (name, value) in fields {
-                headers.append(name, value);
-            }
+            let mut headers: Fields = fields.into_iter().collect();
             let (before, named) = (headers.clone(), named(&headers));
             let noted = Noted::of_request(&headers);
             to_upstream(&mut headers, &noted, upgrade);
-            prop_assert!(headers.keys().all(|name| !name.as_str().starts_with("x-cooldown-")));
+            prop_assert!(headers.names().all(|name| !name.starts_with(b"x-cooldown-")));
             for name in ["keep-alive", "proxy-connection", "proxy-authorization", "expect"] {
                 prop_assert!(!headers.contains_key(name), "{}", name);
             }
@@ -399,15 +398,12 @@ mod tests {
 
         #[test]
         fn nothing_between_neighbours_ever_returns(fields in any_fields()) {
-            let mut headers = HeaderMap::new();
-            for (name, value) in fields {
-                headers.append(name, value);
-            }
+            let mut headers: Fields = fields.into_iter().collect();
             to_client(&mut headers);
             for name in ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "transfer-encoding", "te"] {
                 prop_assert!(!headers.contains_key(name), "{}", name);
             }
-            prop_assert!(headers.keys().all(|name| !name.as_str().starts_with("x-cooldown-")), "what only we may say");
+            prop_assert!(headers.names().all(|name| !name.starts_with(b"x-cooldown-")), "what only we may say");
         }
     }
 }

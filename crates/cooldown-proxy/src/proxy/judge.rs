@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use cooldown_pacer::{Cost, Key, Lesson, Observation, Spent, Unit};
-use http::{Response, StatusCode};
+use http::StatusCode;
 
 use super::api::REST;
 use super::arrival::Arrival;
@@ -20,6 +20,7 @@ use super::site::Route;
 use super::way::Leg;
 use super::worker::Worker;
 use crate::config::model::ProviderKind;
+use crate::head::ResponseHead;
 use crate::pacing::Label;
 use crate::provider::{
     Class, FirstEvent, Said, Scope, Statement, UnixTime, begins_like_an_error, classify, classify_in_place,
@@ -31,7 +32,7 @@ use crate::telemetry::EventKind;
 pub(super) struct Attempt<'a> {
     pub leg: &'a Leg,
     pub turn: Turn,
-    pub response: Response<()>,
+    pub head: ResponseHead,
     /// Whether we asked for usage that the client has not asked for.
     pub asked_usage: bool,
 }
@@ -53,7 +54,7 @@ pub(super) fn judge<'a>(
     record: &'a mut Record,
 ) -> Judged<'a> {
     let route = &worker.site.routes[journey.route()];
-    let (status, headers) = (attempt.response.status(), attempt.response.headers());
+    let (status, headers) = (attempt.head.status, &attempt.head.headers);
     let said = if speak_of_limits(headers) {
         read_limits(route.kind, status.as_u16(), headers, now())
     } else {
@@ -67,7 +68,7 @@ pub(super) fn judge<'a>(
         Some(meter) if meter.is_stream() => {
             Judged::Later(Box::pin(streamed(worker, attempt, meter, journey, arrival, record)))
         }
-        meter if may_hide_an_error(route, arrival, &attempt.response) => {
+        meter if may_hide_an_error(route, arrival, &attempt.head) => {
             Judged::Later(Box::pin(answered(worker, attempt, meter, journey, arrival, record)))
         }
         meter => {
@@ -88,7 +89,7 @@ async fn turned_away(
 ) -> Verdict {
     let route = &worker.site.routes[journey.route()];
     let opening = Opening::of_error(&mut attempt.turn.lease).await;
-    let (status, headers) = (attempt.response.status(), attempt.response.headers());
+    let (status, headers) = (attempt.head.status, &attempt.head.headers);
     let body = opening.decoded(headers);
     let class = classify(route.kind, status.as_u16(), headers, Some(&body), received);
     match attempt.answer_to(worker, &class, journey, arrival, record) {
@@ -110,7 +111,7 @@ async fn streamed(
     let opening = Opening::of_stream(lease, &mut meter, worker.site.retry.hold_stream).await;
     let kind = worker.site.routes[journey.route()].kind;
     let class = match meter.first_event() {
-        Some(FirstEvent::Error(error)) => classify_in_place(kind, attempt.response.headers(), error, now()),
+        Some(FirstEvent::Error(error)) => classify_in_place(kind, &attempt.head.headers, error, now()),
         _ => Class::Fine,
     };
     match attempt.answer_to(worker, &class, journey, arrival, record) {
@@ -133,8 +134,8 @@ async fn answered(
     arrival: &Arrival,
     record: &mut Record,
 ) -> Verdict {
-    let opening = Opening::of_answer(&mut attempt.turn.lease, attempt.response.headers()).await;
-    let (headers, kind) = (attempt.response.headers(), worker.site.routes[journey.route()].kind);
+    let opening = Opening::of_answer(&mut attempt.turn.lease, &attempt.head.headers).await;
+    let (headers, kind) = (&attempt.head.headers, worker.site.routes[journey.route()].kind);
     let body = opening.decoded(headers);
     let class = if begins_like_an_error(&body) { classify_in_place(kind, headers, &body, now()) } else { Class::Fine };
     match attempt.answer_to(worker, &class, journey, arrival, record) {
@@ -213,10 +214,10 @@ impl Attempt<'_> {
     /// What reads its tokens, if they count.
     fn meter(&self, worker: &Rc<Worker>, journey: &Journey, arrival: &Arrival) -> Option<Box<Meter>> {
         let (call, estimate) = (arrival.call.as_deref()?, self.leg.estimate?);
-        if !self.response.status().is_success() {
+        if !self.head.status.is_success() {
             return None;
         }
-        Meter::new(worker, journey.route(), call, estimate, self.response.headers(), self.asked_usage)
+        Meter::new(worker, journey.route(), call, estimate, &self.head.headers, self.asked_usage)
     }
 
     /// Does what a class of response asks for: the pause before another attempt, or `None` if the client gets it.
@@ -229,7 +230,7 @@ impl Attempt<'_> {
         record: &mut Record,
     ) -> Option<Duration> {
         let route = &worker.site.routes[journey.route()];
-        let (status, rules) = (self.response.status(), &worker.site.retry);
+        let (status, rules) = (self.head.status, &worker.site.retry);
         let can_be_sent_again = arrival.can_be_sent_again();
         match class {
             Class::Fine | Class::Fault => {
@@ -329,8 +330,8 @@ impl Attempt<'_> {
     fn pass(self, opening: Opening, meter: Option<Box<Meter>>) -> Verdict {
         let Turn { lease, permit, .. } = self.turn;
         let (told, upgrade, protocol, unread) = (None, None, None, None);
-        let response = self.response;
-        Verdict::Pass(Box::new(Answer { response, told, lease, permit, opening, meter, upgrade, protocol, unread }))
+        let head = self.head;
+        Verdict::Pass(Box::new(Answer { head, told, lease, permit, opening, meter, upgrade, protocol, unread }))
     }
 
     /// The request goes back into the line. It was a request, whatever came of it; tokens it took none.
@@ -352,13 +353,13 @@ fn is_worth_reading(route: &Route, status: StatusCode, said: &Said) -> bool {
 }
 
 /// Whether a 200 may tell an error in its body: GraphQL does, and so do APIs that stand before others.
-fn may_hide_an_error(route: &Route, arrival: &Arrival, response: &Response<()>) -> bool {
+fn may_hide_an_error(route: &Route, arrival: &Arrival, head: &ResponseHead) -> bool {
     let path = arrival.head.uri.path();
     let is_such = path.ends_with("/graphql")
         || path.ends_with("/graphql.json")
         || route.kind == ProviderKind::OpenRouter
         || (route.kind == ProviderKind::Generic && route.api.is_some());
-    is_such && response.status() == StatusCode::OK && is_json(response.headers()) == Some(true)
+    is_such && head.status == StatusCode::OK && is_json(&head.headers) == Some(true)
 }
 
 /// The time of day, which absolute resets are measured against.

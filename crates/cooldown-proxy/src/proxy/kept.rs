@@ -88,7 +88,7 @@ pub(super) async fn keep(
         ending = &mut story => ending,
         () = patience, if streams => {
             let response = head(Kept::new(Rc::clone(worker), speech, silence, State::Waiting(story)));
-            return Reply { response, told: None };
+            return Reply::from(response);
         }
     };
     let Ending { answer, record, in_flight } = ending;
@@ -101,7 +101,7 @@ pub(super) async fn keep(
 /// The answer, with what an error says: that is needed where it must be told in the stream.
 async fn answered(worker: &Rc<Worker>, arrival: Box<Arrival>, record: &mut Record) -> Result<Box<Answer>, ProxyError> {
     let mut answer = forward(worker, arrival, record).await?;
-    if answer.response.status().as_u16() >= 400 && answer.opening.is_empty() {
+    if answer.head.status.as_u16() >= 400 && answer.opening.is_empty() {
         answer.opening = Opening::of_error(&mut answer.lease).await;
     }
     Ok(answer)
@@ -168,18 +168,18 @@ impl Kept {
     /// What goes on once there is an answer. A refusal can only be told in the stream: its head is gone.
     fn after(&self, ending: Ending) -> State {
         let Ending { answer, mut record, in_flight } = ending;
-        let answer = answer.and_then(|answer| match answer.response.status().is_success() {
-            true => Ok((Some(Retold::of(self.speech, answer.response.headers())?), answer)),
+        let answer = answer.and_then(|answer| match answer.head.status.is_success() {
+            true => Ok((Some(Retold::of(self.speech, &answer.head.headers)?), answer)),
             false => Ok((None, answer)),
         });
         match answer {
             Ok((Some(retold), answer)) => {
                 let reply = serve::relay(&self.worker, answer, record, in_flight, self.speech);
-                State::Relaying(Box::pin(reply.response.into_body()), retold)
+                State::Relaying(Box::pin(reply.body), retold)
             }
             Ok((None, answer)) => {
-                let body = answer.opening.decoded(answer.response.headers());
-                let words = self.speech.event_of_upstream(answer.response.status(), &body);
+                let body = answer.opening.decoded(&answer.head.headers);
+                let words = self.speech.event_of_upstream(answer.head.status, &body);
                 State::Saying([words].into(), Some(Box::new(record)))
             }
             Err(error) => {

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cooldown_pacer::{Observation, Spent};
-use http::HeaderMap;
 
 use super::call::Call;
 use super::judge;
 use super::record::Record;
 use super::way;
 use super::worker::Worker;
+use crate::fields::Fields;
 use crate::pacing::Keys;
 use crate::provider::{Class, Estimate, FirstEvent, PromptSize, Usage, UsageHider, UsageReader, classify_in_place};
 
@@ -42,7 +42,7 @@ impl Meter {
         route: usize,
         call: &Call,
         estimate: Estimate,
-        headers: &HeaderMap,
+        headers: &Fields,
         asked_usage: bool,
     ) -> Option<Box<Self>> {
         let api = worker.site.routes[route].api.as_ref();
@@ -97,7 +97,7 @@ impl Meter {
         let Some(FirstEvent::Error(error)) = self.reader.first_event() else { return None };
         let until = |wait: Option<Duration>| wait.map(|wait| self.worker.site.pacing().clock().now().after(wait));
         let kind = self.worker.site.routes[self.route].kind;
-        match classify_in_place(kind, &HeaderMap::new(), error, judge::now()) {
+        match classify_in_place(kind, &Fields::default(), error, judge::now()) {
             Class::Limit { axis, scope, wait, .. } => {
                 Some((Observation::Refused { key: keys.of(scope), unit: axis, until: until(wait) }, "limit"))
             }

@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use hyper::body::Frame;
 use tokio::time::{Instant, timeout_at};
 
 use super::meter::Meter;
+use crate::fields::Fields;
 use crate::http1::MessageError;
 use crate::provider::{LONGEST_BODY, begins_like_an_error, decoded};
 use crate::upstream::Lease;
@@ -47,7 +47,7 @@ impl Opening {
 
     /// Reads the first bytes of an answer in one piece, and all of it, as far as it is worth reading, if it begins like an
     /// error.
-    pub(super) async fn of_answer(lease: &mut Lease, headers: &HeaderMap) -> Self {
+    pub(super) async fn of_answer(lease: &mut Lease, headers: &Fields) -> Self {
         let mut opening = Self::default();
         let mut deadline = Instant::now() + FIRST_BYTE;
         while opening.bytes < LONGEST_BODY && !lease.is_body_over() {
@@ -106,7 +106,7 @@ impl Opening {
     }
 
     /// What its data says, in one piece; `headers` are those of its response.
-    pub(super) fn decoded(&self, headers: &HeaderMap) -> Cow<'_, [u8]> {
+    pub(super) fn decoded(&self, headers: &Fields) -> Cow<'_, [u8]> {
         let mut data = self.data();
         let first = data.next().map_or(&[][..], |first| first);
         let whole = data.fold(Cow::Borrowed(first), |mut whole, piece| {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderValue, Request, Uri};
+use http::{HeaderValue, Uri};
 
 use super::arrival::Arrival;
 use super::call::Call;
@@ -14,6 +14,7 @@ use super::site::Route;
 use super::told::Forwarded;
 use super::way::Way;
 use crate::config::model::ProviderKind;
+use crate::head::RequestHead;
 use crate::provider::{Edit, rewrite};
 use crate::upstream::Sending;
 
@@ -36,19 +37,17 @@ impl Outgoing {
         way: &Way,
         counts_tokens: bool,
     ) -> Result<Self, ProxyError> {
-        let mut head = Request::new(()).into_parts().0;
-        head.method = arrival.head.method.clone();
-        head.headers = arrival.take_headers();
-        head.uri = uri(&arrival.head.uri, route, way, arrival.model())?;
-        let (headers, asked_host) = (&mut head.headers, arrival.host());
+        let RequestHead { method, uri: asked, version, headers } = &arrival.head;
+        let uri = uri(asked, route, way, arrival.model())?;
+        let (mut headers, asked_host) = (headers.copy(), arrival.host());
         if route.sends_own_host() || asked_host.is_empty() {
             headers.insert(HOST, route.authority.clone());
-        } else if arrival.head.uri.authority().is_some() {
+        } else if asked.authority().is_some() {
             headers.insert(HOST, asked_host.clone());
         }
-        let forwarded = Some(Forwarded::new(&arrival.peer, arrival.head.version, asked_host));
+        let forwarded = Some(Forwarded::new(&arrival.peer, *version, asked_host));
         if let Some(key) = route.key(way.key) {
-            caller::remove_credentials(headers);
+            caller::remove_credentials(&mut headers);
             headers.insert(key.field.clone(), key.value.clone());
         }
         let mut asks_usage = false;
@@ -75,8 +74,8 @@ impl Outgoing {
             }
             _ => arrival.body.again().ok_or(ProxyError::Broken)?,
         };
-        let request = Request::from_parts(head, body);
-        Ok(Self { sending: Box::new(Sending { request, forwarded }), asks_usage })
+        let head = RequestHead { method: method.clone(), uri, version: *version, headers };
+        Ok(Self { sending: Box::new(Sending { head, body, forwarded }), asks_usage })
     }
 }
 

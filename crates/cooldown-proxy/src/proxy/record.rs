@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 
 use super::error::ProxyError;
 use super::site::Route;
+use crate::fields::Fields;
 use crate::telemetry::{AccessLine, AccessLog, RouteMetrics, Trace, WaitingGuard, unix_seconds};
 
 /// The story of one request.
@@ -38,7 +39,7 @@ impl Record {
     }
 
     /// Tells the upstream, in the fields of the attempt that leaves next, which trace that belongs to.
-    pub(super) fn propagate(&mut self, headers: &mut HeaderMap) {
+    pub(super) fn propagate(&mut self, headers: &mut Fields) {
         self.trace.propagate(headers);
     }
 

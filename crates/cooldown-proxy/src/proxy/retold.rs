@@ -1,10 +1,10 @@
 //! An upstream's answer for a client whose response began before there was one: plain, and in events, whatever comes.
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
 use super::error::{ProxyError, Speech};
+use crate::fields::Fields;
 use crate::provider::Decoder;
 
 /// A longer answer in one piece cannot be told as an event, in bytes.
@@ -24,7 +24,7 @@ impl Retold {
     ///
     /// # Errors
     /// When its content coding is not known.
-    pub(super) fn of(speech: Speech, headers: &HeaderMap) -> Result<Self, ProxyError> {
+    pub(super) fn of(speech: Speech, headers: &Fields) -> Result<Self, ProxyError> {
         let decoder = Decoder::of(headers).ok_or(ProxyError::Untold("its content coding is unknown"))?;
         Ok(Self { speech, decoder, piece: (!is_event_stream(headers)).then(Vec::new) })
     }
@@ -59,7 +59,7 @@ impl Retold {
     }
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
+fn is_event_stream(headers: &Fields) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
@@ -76,7 +76,7 @@ mod tests {
 
     fn retold(kind: &'static str, coding: &'static str) -> Retold {
         let fields = [(CONTENT_TYPE, kind), (CONTENT_ENCODING, coding)];
-        let headers = HeaderMap::from_iter(fields.map(|(name, value)| (name, HeaderValue::from_static(value))));
+        let headers = Fields::from_iter(fields.map(|(name, value)| (name, HeaderValue::from_static(value))));
         Retold::of(Speech::Messages, &headers).expect("a known coding")
     }
 
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_coding_that_nobody_knows_cannot_be_told() {
-        let headers = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip, br"))]);
+        let headers = Fields::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip, br"))]);
         assert!(Retold::of(Speech::Chat, &headers).is_err());
     }
 }

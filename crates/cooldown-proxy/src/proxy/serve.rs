@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http::header::{CONNECTION, HOST};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 
 use super::arrival::Arrival;
 use super::arriving::Arriving;
@@ -23,6 +23,7 @@ use super::told::Told;
 use super::tunnel::{self, ClientEnd};
 use super::unread::Unread;
 use super::worker::{InFlight, Worker};
+use crate::head::{RequestHead, ResponseHead};
 use crate::telemetry::EventKind;
 
 /// How a request came: what its connection knows of it, beside its head and its body.
@@ -37,8 +38,10 @@ pub struct Delivery {
 /// What a client gets.
 #[derive(Debug)]
 pub struct Reply {
-    /// The response.
-    pub response: Response<ResponseBody>,
+    /// The head of the response.
+    pub head: ResponseHead,
+    /// Its body.
+    pub body: ResponseBody,
     /// What the client is told beside its fields.
     pub told: Option<Told>,
 }
@@ -46,9 +49,18 @@ pub struct Reply {
 impl Reply {
     /// The response with all that is told among its fields.
     pub(super) fn whole(self) -> Response<ResponseBody> {
-        let Self { mut response, told } = self;
+        let Self { head, body, told } = self;
+        let mut response = head.into_response(body);
         told.into_iter().for_each(|told| told.tell(response.headers_mut()));
         response
+    }
+}
+
+impl From<Response<ResponseBody>> for Reply {
+    /// An answer of our own.
+    fn from(response: Response<ResponseBody>) -> Self {
+        let (head, body) = response.into_parts();
+        Self { head: head.into(), body, told: None }
     }
 }
 
@@ -58,13 +70,12 @@ impl Reply {
 pub fn serve(
     worker: &Rc<Worker>,
     peer: &Rc<Peer>,
-    request: Request<Arriving>,
+    (head, arriving): (RequestHead, Arriving),
     delivery: Delivery,
 ) -> impl Future<Output = Reply> + use<> {
     let Delivery { end, is_ambiguous } = delivery;
     let in_flight = worker.begin(peer);
-    let mut record = begin_record(worker, &request);
-    let (head, arriving) = request.into_parts();
+    let mut record = begin_record(worker, &head);
     let stranger = Speech::of_stranger(&head);
     let body = RequestBody::new(arriving, worker.site.idle_timeout, &worker.site.memory);
     // What follows a head that can be read in two ways is nobody's body.
@@ -99,7 +110,7 @@ pub fn serve(
             }
         };
         if worker.is_draining() {
-            reply.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            reply.head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         reply
     }
@@ -123,13 +134,13 @@ pub(super) async fn survived<R>(
     std::future::poll_fn(poll).await
 }
 
-fn begin_record(worker: &Worker, request: &Request<Arriving>) -> Record {
-    let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    let host = request.uri().authority().map(|authority| authority.as_str()).or(named).unwrap_or_default();
-    let (method, path) = (request.method(), request.uri().path());
+fn begin_record(worker: &Worker, head: &RequestHead) -> Record {
+    let named = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = head.uri.authority().map(|authority| authority.as_str()).or(named).unwrap_or_default();
+    let (method, path) = (&head.method, head.uri.path());
     let record = Record::begin(&worker.site.access, method, host, path);
     match &worker.site.tracer {
-        Some(tracer) => record.traced(tracer.begin(request.headers(), method, host, path)),
+        Some(tracer) => record.traced(tracer.begin(&head.headers, method, host, path)),
         None => record,
     }
 }
@@ -142,18 +153,18 @@ pub(super) fn relay(
     in_flight: InFlight,
     speech: Speech,
 ) -> Reply {
-    if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
         return match tunnel::switch(answer, record, in_flight) {
             Ok(reply) => reply,
             Err((error, record)) => refuse(worker, error, record, speech, None),
         };
     }
     let idle_timeout = worker.site.idle_timeout;
-    let Answer { response, told, lease, permit, opening, meter, unread, .. } = *answer;
+    let Answer { head, told, lease, permit, opening, meter, unread, .. } = *answer;
     let peer = Rc::clone(in_flight.peer());
     let holding = Holding { opening, lease, meter, permit, unread, record, in_flight };
     let relayed = Relayed::new(holding, idle_timeout);
-    Reply { response: response.map(|()| ResponseBody::Relayed(Passed::new(relayed, peer))), told }
+    Reply { head, body: ResponseBody::Relayed(Passed::new(relayed, peer)), told }
 }
 
 /// The response to a request that the proxy answers itself, though its body may not have been read.
@@ -177,7 +188,7 @@ pub(super) fn refuse(
         record.bytes(body.len());
     }
     record.complete();
-    Reply { response, told: None }
+    Reply::from(response)
 }
 
 /// Tells people of an answer of our own, unless it is the client's doing or was told before.
@@ -220,7 +231,7 @@ mod tests {
 
     /// The size of what a function returns, without calling it.
     fn size_of_answer<F: Future>(
-        _: &dyn Fn(&'static Rc<Worker>, &'static Rc<Peer>, Request<Arriving>, Delivery) -> F,
+        _: &dyn Fn(&'static Rc<Worker>, &'static Rc<Peer>, (RequestHead, Arriving), Delivery) -> F,
     ) -> usize {
         size_of::<F>()
     }

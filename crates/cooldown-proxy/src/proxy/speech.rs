@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::request::Parts;
 use serde_json::{Value, json};
 
 use super::error::ProxyError;
 use super::grpc;
+use crate::head::RequestHead;
 
 /// The words of an API, as far as the proxy speaks them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,12 +25,12 @@ pub enum Speech {
 
 impl Speech {
     /// The words that the sender of a request expects.
-    pub(super) fn of(head: &Parts) -> Self {
+    pub(super) fn of(head: &RequestHead) -> Self {
         if grpc::is_call(head) { Self::Grpc } else { Self::of_path(head.uri.path()) }
     }
 
     /// The same while nothing is known of what it asks for.
-    pub(super) fn of_stranger(head: &Parts) -> Self {
+    pub(super) fn of_stranger(head: &RequestHead) -> Self {
         if grpc::is_call(head) { Self::Grpc } else { Self::Chat }
     }
 

@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 
 use http::header::{HOST, TRANSFER_ENCODING};
-use http::request::Parts;
-use http::{HeaderMap, Method, Version};
+use http::{Method, Version};
 
 use super::error::ProxyError;
 use super::headers::Noted;
+
+use crate::fields::Fields;
+use crate::head::RequestHead;
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub(super) struct Target<'a> {
 ///
 /// # Errors
 /// When it could be read in two ways, or asks for a tunnel.
-pub(super) fn read<'a>(head: &'a Parts, noted: &Noted) -> Result<Target<'a>, ProxyError> {
+pub(super) fn read<'a>(head: &'a RequestHead, noted: &Noted) -> Result<Target<'a>, ProxyError> {
     if head.method == Method::CONNECT {
         return Err(ProxyError::ConnectUnsupported);
     }
@@ -36,11 +38,11 @@ pub(super) fn read<'a>(head: &'a Parts, noted: &Noted) -> Result<Target<'a>, Pro
 }
 
 /// The host that a request asks for, which could be read before.
-pub(super) fn host(head: &Parts) -> Option<Cow<'_, str>> {
+pub(super) fn host(head: &RequestHead) -> Option<Cow<'_, str>> {
     named(head).ok().map(|target| target.host)
 }
 
-fn named(head: &Parts) -> Result<Target<'_>, ProxyError> {
+fn named(head: &RequestHead) -> Result<Target<'_>, ProxyError> {
     let named = host_field(head)?;
     // RFC 9112 §3.2.2: what the request line says overrides the field.
     let (host, port) = match head.uri.authority() {
@@ -53,8 +55,8 @@ fn named(head: &Parts) -> Result<Target<'_>, ProxyError> {
 }
 
 /// The last coding is taken for the framing; one that reads several differently must not stand behind us.
-fn check_framing(headers: &HeaderMap) -> Result<(), ProxyError> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+fn check_framing(headers: &Fields) -> Result<(), ProxyError> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING);
     let Some(first) = codings.next() else { return Ok(()) };
     if codings.next().is_some() {
         return Err(ProxyError::InvalidRequest("`transfer-encoding` is repeated"));
@@ -66,8 +68,8 @@ fn check_framing(headers: &HeaderMap) -> Result<(), ProxyError> {
 }
 
 /// Host and port of the field.
-fn host_field(head: &Parts) -> Result<(&str, Option<u16>), ProxyError> {
-    let mut hosts = head.headers.get_all(HOST).iter();
+fn host_field(head: &RequestHead) -> Result<(&str, Option<u16>), ProxyError> {
+    let mut hosts = head.headers.get_all(HOST);
     let host = match hosts.next() {
         Some(host) => host.to_str().map_err(|_| ProxyError::InvalidRequest("`host` is not plain text"))?,
         None if head.version == Version::HTTP_10 => "",
@@ -119,15 +121,15 @@ mod tests {
 
     use super::*;
 
-    fn parts(method: &str, uri: &str, fields: &[(&'static str, &str)]) -> Parts {
+    fn parts(method: &str, uri: &str, fields: &[(&'static str, &str)]) -> RequestHead {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        request.body(()).expect("a request").into_parts().0
+        request.body(()).expect("a request").into_parts().0.into()
     }
 
-    fn read(head: &Parts) -> Result<Target<'_>, ProxyError> {
+    fn read(head: &RequestHead) -> Result<Target<'_>, ProxyError> {
         super::read(head, &Noted::of_request(&head.headers))
     }
 

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use super::headers::{FORWARDED_HOST, FORWARDED_PROTO, SOURCE};
 use super::peer::Peer;
-use crate::http1::write_field;
+use crate::fields::write_field;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const UPSTREAM: HeaderName = HeaderName::from_static("x-cooldown-upstream");

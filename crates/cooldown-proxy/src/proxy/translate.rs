@@ -44,7 +44,8 @@ pub fn serve_stream(
     let is_ambiguous = request.headers().get_all(CONTENT_LENGTH).iter().count() > 1;
     let wish = to_http1(&mut request);
     let end = request.extensions_mut().remove::<OnUpgrade>().map(ClientEnd::Http2);
-    let answered = serve(worker, peer, request.map(Arriving::Http2), Delivery { end, is_ambiguous });
+    let (head, body) = request.into_parts();
+    let answered = serve(worker, peer, (head.into(), Arriving::Http2(body)), Delivery { end, is_ambiguous });
     async move {
         let response = answered.await.whole();
         Ok(match wish {

@@ -31,18 +31,17 @@ pub enum ClientEnd {
 /// # Errors
 /// When the upstream switched although nobody asked for it.
 pub(super) fn switch(answer: Box<Answer>, record: Record, in_flight: InFlight) -> Result<Reply, (ProxyError, Record)> {
-    let Answer { response, told, lease, permit, upgrade, protocol, .. } = *answer;
+    let Answer { mut head, told, lease, permit, upgrade, protocol, .. } = *answer;
     let (Some(upgrade), Some(connection)) = (upgrade, lease.keep()) else {
         return Err((ProxyError::UpstreamProtocol, record));
     };
     let (upstream, early) = connection.into_stream();
     tokio::task::spawn_local(tunnel(upgrade, upstream, early, permit, record, in_flight));
-    let mut response = response.map(|_| ResponseBody::Whole(None));
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     if let Some(protocol) = protocol {
-        response.headers_mut().insert(UPGRADE, protocol);
+        head.headers.insert(UPGRADE, protocol);
     }
-    Ok(Reply { response, told })
+    Ok(Reply { head, body: ResponseBody::Whole(None), told })
 }
 
 async fn tunnel(

@@ -36,7 +36,7 @@ pub(super) struct Http1 {
 
 /// What comes next on a connection.
 enum Next {
-    Request(Box<Asked>),
+    Request(Asked),
     /// What is no request, and is answered so.
     Malformed(StatusCode),
     /// Nothing.
@@ -112,7 +112,7 @@ impl Http1 {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         match self.side.borrow_mut().poll_request(cx) {
-            Poll::Ready(Ok(Some(asked))) => return Poll::Ready(Next::Request(Box::new(asked))),
+            Poll::Ready(Ok(Some(asked))) => return Poll::Ready(Next::Request(asked)),
             Poll::Ready(Ok(None)) => return Poll::Ready(Next::Over),
             Poll::Ready(Err(error)) => return Poll::Ready(self.refused(&error)),
             Poll::Pending if self.client.connections.is_closing() => return Poll::Ready(Next::Over),
@@ -131,13 +131,13 @@ impl Http1 {
     }
 
     /// Hands a request on. With what answers it comes a place for the stream, if the client wants another protocol on it.
-    fn begin(&self, asked: Box<Asked>) -> (Pin<Box<impl Future<Output = Reply> + use<>>>, Option<Switch>) {
-        let Asked { request, body, wants_continue, wants_upgrade, is_ambiguous, .. } = *asked;
+    fn begin(&self, asked: Asked) -> (Pin<Box<impl Future<Output = Reply> + use<>>>, Option<Switch>) {
+        let Asked { head, body, wants_continue, wants_upgrade, is_ambiguous, .. } = asked;
         let body = Arriving::Http1(ClientBody::begin(&self.side, body, wants_continue));
         let (switch, end) = wants_upgrade.then(oneshot::channel).unzip();
         let delivery = Delivery { end: end.map(ClientEnd::Http1), is_ambiguous };
         let Client { current, peer, .. } = &self.client;
-        let answering = current.with(|worker| proxy::serve(worker, peer, request.map(|()| body), delivery));
+        let answering = current.with(|worker| proxy::serve(worker, peer, (head, body), delivery));
         (Box::pin(answering), switch)
     }
 
@@ -167,10 +167,10 @@ impl Http1 {
         side.answers();
         question.keeps &= !side.has_failed() && !self.client.connections.is_closing();
         drop(side);
-        let switches = reply.response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let (parts, body) = reply.response.into_parts();
-        let tell = |head: &mut Vec<u8>| reply.told.iter().for_each(|told| told.write(head));
-        let written = write_answer(question, &parts, tell, body);
+        let Reply { head, body, told } = reply;
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let tell = |lines: &mut Vec<u8>| told.iter().for_each(|told| told.write(lines));
+        let written = write_answer(question, &head, tell, body);
         self.writer.begin(written.head, written.body, written.coding);
         match written.keeps {
             _ if switches => Sequel::Switch,
@@ -240,8 +240,8 @@ type Switch = oneshot::Sender<(Stream, bytes::Bytes)>;
 /// What the answer to a request must fit.
 fn question(asked: &Asked) -> Question {
     Question {
-        version: asked.request.version(),
-        is_head: *asked.request.method() == Method::HEAD,
+        version: asked.head.version,
+        is_head: asked.head.method == Method::HEAD,
         takes_trailers: asked.takes_trailers,
         keeps: asked.keeps,
     }

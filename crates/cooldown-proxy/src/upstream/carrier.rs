@@ -4,13 +4,13 @@ use std::future::Future;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
-use http::Response;
 use hyper::body::{Bytes, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::connection::{Connection, ExchangeError};
 use super::multiplexed::StreamPlace;
 use super::sending::Sending;
+use crate::head::ResponseHead;
 use crate::http1::MessageError;
 
 /// What carries one request at a time.
@@ -31,7 +31,7 @@ impl Carrier {
         &mut self,
         sending: Box<Sending>,
         deadline: Instant,
-    ) -> impl Future<Output = Result<Response<()>, ExchangeError>> {
+    ) -> impl Future<Output = Result<ResponseHead, ExchangeError>> {
         match self {
             Self::Http1(connection) => Either::Left(connection.exchange(sending, deadline)),
             Self::Http2(place) => Either::Right(Box::pin(place.exchange(sending, deadline))),

@@ -7,13 +7,15 @@
 use std::task::{Context, Poll, Waker, ready};
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Response, request};
+use http::{HeaderValue, Method};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
 use super::sending::Sending;
-use crate::http1::{Coding, Decoder, MessageError, Reader, WriteError, Writer, read_answer, write_fields};
+use crate::fields::Fields;
+use crate::head::{RequestHead, ResponseHead};
+use crate::http1::{Coding, Decoder, MessageError, Reader, WriteError, Writer, read_answer};
 use crate::proxy::Forwarded;
 use crate::proxy::request_body::RequestBody;
 use crate::stream::Stream;
@@ -37,8 +39,6 @@ pub struct Connection {
     over: bool,
     /// When the present request's response head must have come.
     deadline: Deadline,
-    /// The room that the request's fields had, for those of the answer.
-    room: HeaderMap,
 }
 
 /// Which head is to come.
@@ -77,7 +77,6 @@ impl Connection {
             keeps: true,
             over: false,
             deadline: Deadline::default(),
-            room: HeaderMap::new(),
         }
     }
 
@@ -112,7 +111,7 @@ impl Connection {
     ///
     /// # Errors
     /// When no response head comes.
-    pub async fn exchange(&mut self, sending: Box<Sending>, deadline: Instant) -> Result<Response<()>, ExchangeError> {
+    pub async fn exchange(&mut self, sending: Box<Sending>, deadline: Instant) -> Result<ResponseHead, ExchangeError> {
         self.begin(*sending);
         std::future::poll_fn(|cx| {
             if self.poll_write(cx).is_err() {
@@ -131,13 +130,11 @@ impl Connection {
     }
 
     fn begin(&mut self, sending: Sending) {
-        let (mut head, body) = sending.request.into_parts();
+        let Sending { mut head, body, forwarded } = sending;
         self.awaited = if head.method == Method::HEAD { Awaited::HeadOnly } else { Awaited::Answer };
         let body = Some(body).filter(|body| !body.is_end_stream());
         let coding = coding(&mut head.headers, body.as_ref());
-        self.writer.begin(written(&head, sending.forwarded.as_ref()), body, coding);
-        head.headers.clear();
-        self.room = head.headers;
+        self.writer.begin(written(&head, forwarded.as_ref()), body, coding);
     }
 
     /// Writes what there is to write. What stands in the way of that matters only if no answer comes either: an upstream may
@@ -163,14 +160,14 @@ impl Connection {
         }
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, MessageError>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, MessageError>> {
         loop {
             let has_body = self.awaited == Awaited::Answer;
-            if let Some(answer) = read_answer(&mut self.reader, has_body, &mut self.room)? {
+            if let Some(answer) = read_answer(&mut self.reader, has_body)? {
                 self.awaited = Awaited::None;
                 self.keeps &= answer.keeps;
                 self.body = answer.body;
-                return Poll::Ready(Ok(answer.response));
+                return Poll::Ready(Ok(answer.head));
             }
             if ready!(self.reader.poll_read(&mut self.stream, cx))? == 0 {
                 return Poll::Ready(Err(MessageError::Ended));
@@ -204,7 +201,7 @@ impl Connection {
 }
 
 /// How the upstream is told where the body ends. Says so in the fields where nobody has.
-fn coding(headers: &mut HeaderMap, body: Option<&RequestBody>) -> Coding {
+fn coding(headers: &mut Fields, body: Option<&RequestBody>) -> Coding {
     let Some(body) = body else {
         headers.remove(TRANSFER_ENCODING);
         return Coding::Length(0);
@@ -226,13 +223,13 @@ fn coding(headers: &mut HeaderMap, body: Option<&RequestBody>) -> Coding {
 }
 
 /// A request's head as it is sent (RFC 9112 §3).
-fn written(head: &request::Parts, forwarded: Option<&Forwarded>) -> Vec<u8> {
+fn written(head: &RequestHead, forwarded: Option<&Forwarded>) -> Vec<u8> {
     let mut out = Vec::with_capacity(USUAL_HEAD);
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    write_fields(&head.headers, &mut out);
+    head.headers.write(&mut out, |_, _| true);
     forwarded.into_iter().for_each(|forwarded| forwarded.write(&mut out));
     out.extend_from_slice(b"\r\n");
     out

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Uri};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::{TrySendError, http2};
 use hyper::rt::Executor;
@@ -25,6 +25,7 @@ use super::connection::ExchangeError;
 use super::deadline::Deadline;
 use super::sending::Sending;
 use super::sent::{Bond, Sent};
+use crate::head::ResponseHead;
 use crate::http1::MessageError;
 use crate::proxy::request_body::RequestBody;
 use crate::stream::Stream;
@@ -251,9 +252,10 @@ impl StreamPlace {
         &mut self,
         sending: Box<Sending>,
         deadline: Instant,
-    ) -> Result<Response<()>, ExchangeError> {
+    ) -> Result<ResponseHead, ExchangeError> {
         let reused = self.connection.reused.replace(true);
-        let Sending { mut request, forwarded } = *sending;
+        let Sending { head, body, forwarded } = *sending;
+        let mut request = head.into_request(body);
         forwarded.into_iter().for_each(|forwarded| forwarded.tell(request.headers_mut()));
         self.connection.to_http2(&mut request);
         // Each exchange has its own: what was sent before is over.
@@ -270,7 +272,7 @@ impl StreamPlace {
         });
         let (head, body) = answer.await?.into_parts();
         self.body = Some(body);
-        Ok(Response::from_parts(head, ()))
+        Ok(head.into())
     }
 
     fn failed(&self, mut error: TrySendError<Request<Sent>>, reused: bool) -> ExchangeError {
@@ -278,7 +280,8 @@ impl StreamPlace {
             Some(request) if reused => {
                 let mut request = request.map(Sent::unsent);
                 to_http1(&mut request);
-                return ExchangeError::Unsent(Box::new(Sending { request, forwarded: None }));
+                let (head, body) = request.into_parts();
+                return ExchangeError::Unsent(Box::new(Sending { head: head.into(), body, forwarded: None }));
             }
             // An upstream that closes every new connection at once is not asked for ever.
             Some(_) => return ExchangeError::NotAccepted,

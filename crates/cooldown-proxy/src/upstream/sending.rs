@@ -1,15 +1,16 @@
 //! A request on its way to an upstream.
 
-use http::Request;
-
+use crate::head::RequestHead;
 use crate::proxy::Forwarded;
 use crate::proxy::request_body::RequestBody;
 
 /// A request as an upstream gets it.
 #[derive(Debug)]
 pub struct Sending {
-    /// The request.
-    pub request: Request<RequestBody>,
+    /// Its head.
+    pub head: RequestHead,
+    /// Its body.
+    pub body: RequestBody,
     /// What the upstream is told beside its fields; `None` once they say it.
     pub forwarded: Option<Forwarded>,
 }

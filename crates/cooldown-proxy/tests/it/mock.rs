@@ -7,6 +7,7 @@ use bytes::Bytes;
 use cooldown_pacer::Unit;
 use cooldown_proxy::config::model::ProviderKind;
 use cooldown_proxy::demo::strict::Counting;
+use cooldown_proxy::fields::Fields;
 use cooldown_proxy::provider::{Class, UnixTime, classify, classify_error_json, read_limits};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
@@ -307,14 +308,14 @@ async fn each_dialect_states_the_limit_as_it_stands(
 ) {
     let provider = LlmProvider::start(Behaviour::new(dialect).limit(requests(3)));
     let answer = ask(&provider, CHAT, &chat(1)).await;
-    let said = read_limits(kind, 200, &answer.headers, now());
+    let said = read_limits(kind, 200, &Fields::from(&answer.headers), now());
     let stated = said.statements.iter().find(|said| said.axis == Unit::Requests);
     assert_eq!(stated.map(|said| (said.limit, said.remaining)), states.then_some((Some(3), Some(2))), "{answer:?}");
     for _ in 0..2 {
         ask(&provider, CHAT, &chat(1)).await;
     }
     let refused = ask(&provider, CHAT, &chat(1)).await;
-    let class = classify(kind, refused.status.as_u16(), &refused.headers, Some(&refused.body), now());
+    let class = classify(kind, refused.status.as_u16(), &Fields::from(&refused.headers), Some(&refused.body), now());
     let Class::Limit { wait: Some(wait), .. } = class else { panic!("{class:?}: {refused:?}") };
     assert!((Duration::from_secs(58)..Duration::from_secs(63)).contains(&wait), "{wait:?}: {refused:?}");
 }
@@ -356,7 +357,7 @@ async fn each_failure_means_what_it_says(
     let dialect = if kind == ProviderKind::GitHub { Dialect::GitHub } else { Dialect::OpenAi };
     let provider = LlmProvider::start(Behaviour::new(dialect).failing(When::Attempt(1), failure));
     let answer = ask(&provider, path, &chat(1)).await;
-    let understood = classify(kind, answer.status.as_u16(), &answer.headers, Some(&answer.body), now());
+    let understood = classify(kind, answer.status.as_u16(), &Fields::from(&answer.headers), Some(&answer.body), now());
     assert!(format!("{understood:?}").starts_with(class), "{understood:?}: {answer:?}");
     assert_eq!((answer.status.as_u16(), provider.count(Outcome::Failed)), (status, 1));
     assert_eq!(ask(&provider, path, &chat(1)).await.status, StatusCode::OK, "only the first attempt fails");

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
 use super::LONGEST_BODY;
 use super::google::Violation;
+use crate::fields::Fields;
 use crate::provider::UnixTime;
 use crate::provider::value::{self, Bare};
 
@@ -34,7 +35,7 @@ pub(super) struct ErrorBody {
     /// OpenRouter: a provider behind it refused, not OpenRouter itself.
     pub(super) is_from_behind: bool,
     /// OpenRouter: the limit fields, told in the body.
-    pub(super) quoted_fields: Option<HeaderMap>,
+    pub(super) quoted_fields: Option<Fields>,
 }
 
 impl ErrorBody {
@@ -197,7 +198,7 @@ impl ErrorBody {
     fn take_metadata(&mut self, metadata: &Map<String, Value>) {
         self.is_from_behind = metadata.get("provider_name").is_some_and(|name| name.as_str().is_some());
         let Some(Value::Object(fields)) = metadata.get("headers") else { return };
-        let mut quoted = HeaderMap::new();
+        let mut quoted = Fields::default();
         for (name, value) in fields.iter().take(MOST) {
             let value = value.as_str().and_then(|value| HeaderValue::from_str(value).ok());
             if let (Ok(name), Some(value)) = (HeaderName::from_bytes(name.as_bytes()), value) {

@@ -330,7 +330,7 @@ fn an_event_of_a_stream_has_the_class_of_its_error(
 #[case::long(vec![b'a'; 1 << 20])]
 #[case::repeated(br#"{"error":{"code":1,"code":[],"message":{}},"error":[]}"#.to_vec())]
 fn a_body_that_is_nonsense_is_ignored(#[case] body: Vec<u8>) {
-    let class = classify(Generic, 429, &HeaderMap::new(), Some(&body), NOW);
+    let class = classify(Generic, 429, &Fields::default(), Some(&body), NOW);
     assert_eq!(limit(class), (None, Scope::Key, None));
 }
 
@@ -352,7 +352,7 @@ proptest! {
         let nested = format!(r#"{{"error":{{"{name}":{inner}}},"{name}":{inner}}}"#);
         for kind in [OpenAi, Anthropic, Gemini, OpenRouter, GitHub, Generic] {
             for body in [&body, &nested] {
-                let _ = classify(kind, status, &HeaderMap::new(), Some(body.as_bytes()), NOW);
+                let _ = classify(kind, status, &Fields::default(), Some(body.as_bytes()), NOW);
                 let _ = classify_error_json(kind, body.as_bytes(), NOW);
             }
         }
@@ -361,7 +361,7 @@ proptest! {
 
 #[test]
 fn a_stream_that_begins_with_trouble_of_the_upstreams_is_tried_again() {
-    let stream = |json: &str| classify_in_place(OpenAi, &HeaderMap::new(), json.as_bytes(), NOW);
+    let stream = |json: &str| classify_in_place(OpenAi, &Fields::default(), json.as_bytes(), NOW);
     let trouble = r#"{"error":{"code":"server_error","message":"The server had an error."}}"#;
     assert_eq!(stream(trouble), Class::Capacity { wait: None });
     let blame = r#"{"error":{"type":"invalid_request_error","message":"There is no such tool."}}"#;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use cooldown_pacer::Unit;
-use http::HeaderMap;
 
 use super::{Meaning, Scope, text};
 use crate::config::model::ProviderKind;
+use crate::fields::Fields;
 use crate::provider::value::{Bare, Form};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -87,7 +87,7 @@ impl Dialect {
     }
 
     /// The window of an axis where neither name nor value tells.
-    pub(super) fn window(&self, axis: Unit, headers: &HeaderMap) -> Option<Duration> {
+    pub(super) fn window(&self, axis: Unit, headers: &Fields) -> Option<Duration> {
         let resource = if self.has_pools { text(headers, "x-ratelimit-resource") } else { None };
         match (axis, resource) {
             (Unit::Requests, Some("core" | "graphql" | "integration_manifest")) => Some(HOUR),
@@ -98,7 +98,7 @@ impl Dialect {
     }
 
     /// What the plain fields (`x-ratelimit-remaining`) of this response are counted for.
-    pub(super) fn plain_scope(&self, headers: &HeaderMap) -> Scope {
+    pub(super) fn plain_scope(&self, headers: &Fields) -> Scope {
         if !self.has_pools || text(headers, "x-ratelimit-global").is_some() {
             return self.scope;
         }

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use cooldown_pacer::Unit;
-use http::HeaderMap;
 use sfv::{BareItem, Dictionary, Item, List, ListEntry, Parameters, Parser};
 use smallvec::SmallVec;
 
 use super::{Dialect, MOST_STATEMENTS, Reset, Scope, Statement};
+use crate::fields::Fields;
 use crate::provider::value;
 
 /// Longer fields are not read.
@@ -27,7 +27,7 @@ struct Member {
 }
 
 /// Reads both fields. Policies that no state names are said too: their limit and window hold all the same.
-pub(super) fn read(dialect: &Dialect, headers: &HeaderMap, statements: &mut SmallVec<[Statement; 4]>) {
+pub(super) fn read(dialect: &Dialect, headers: &Fields, statements: &mut SmallVec<[Statement; 4]>) {
     let mut policies = field(headers, "ratelimit-policy").map(|text| members(&text, policy)).unwrap_or_default();
     let states = field(headers, "ratelimit").map(|text| states(&text)).unwrap_or_default();
     for state in states {
@@ -41,8 +41,8 @@ pub(super) fn read(dialect: &Dialect, headers: &HeaderMap, statements: &mut Smal
 }
 
 /// A field's lines as one text: a List may be spread over several.
-fn field(headers: &HeaderMap, name: &str) -> Option<String> {
-    let lines: Vec<_> = headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
+fn field(headers: &Fields, name: &str) -> Option<String> {
+    let lines: Vec<_> = headers.get_all(name).filter_map(|line| line.to_str().ok()).collect();
     let text = lines.join(", ");
     (!text.is_empty() && text.len() <= LONGEST_FIELD).then_some(text)
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use cooldown_pacer::{LONGEST_PERIOD, Unit};
 use foldhash::fast::FixedState;
-use http::HeaderMap;
 use smallvec::SmallVec;
 
 use super::reset::likely_window;
 use super::{ASSUMED_WINDOW, Basis, Dialect, MOST_STATEMENTS, Meaning, Reset, Statement};
+use crate::fields::Fields;
 use crate::provider::unix_time::UnixTime;
 use crate::provider::value::{Bare, Told, read_amount, read_time};
 
@@ -70,13 +70,13 @@ struct Draft {
 pub(super) fn read(
     dialect: &Dialect,
     status: u16,
-    headers: &HeaderMap,
+    headers: &Fields,
     now: UnixTime,
     statements: &mut SmallVec<[Statement; 4]>,
 ) {
     let mut drafts: SmallVec<[Draft; 4]> = SmallVec::new();
-    for (name, value) in headers {
-        let Some((holds, subject)) = read_name(name.as_str()) else { continue };
+    for (name, value) in headers.iter() {
+        let Some((holds, subject)) = std::str::from_utf8(name).ok().and_then(read_name) else { continue };
         let Ok(text) = value.to_str() else { continue };
         let known = drafts.iter().position(|draft| draft.subject == subject);
         let place = known.unwrap_or(drafts.len());
@@ -176,7 +176,7 @@ impl Draft {
     }
 
     /// What the fields say together; `None` when none of them made sense.
-    fn finish(&self, dialect: &Dialect, status: u16, headers: &HeaderMap) -> Option<Statement> {
+    fn finish(&self, dialect: &Dialect, status: u16, headers: &Fields) -> Option<Statement> {
         let axis = self.subject.axis;
         let limit = self.limit.or_else(|| Some(self.remaining?.saturating_add(self.used?)).filter(|limit| *limit > 0));
         let remaining = self.remaining.or_else(|| Some(limit?.saturating_sub(self.used?)));

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use cooldown_pacer::Unit;
-use http::HeaderMap;
 use smallvec::SmallVec;
 
 use super::{Reset, Scope, Statement, text};
+use crate::fields::Fields;
 use crate::provider::value::read_used_of;
 
 /// Two of forty leak in a second, twenty of four hundred, and so on.
 const EMPTY_AFTER: Duration = Duration::from_secs(20);
 
 /// Reads the field.
-pub(super) fn read(headers: &HeaderMap, statements: &mut SmallVec<[Statement; 4]>) {
+pub(super) fn read(headers: &Fields, statements: &mut SmallVec<[Statement; 4]>) {
     let field = text(headers, "x-shopify-shop-api-call-limit");
     let Some((used, size)) = field.and_then(read_used_of).filter(|(_, size)| *size > 0) else { return };
     let used = used.min(size);

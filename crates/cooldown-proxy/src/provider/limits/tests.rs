@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cooldown_pacer::Unit::{InputTokens, OutputTokens, Requests, Tokens};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -14,7 +14,7 @@ use crate::config::model::ProviderKind::{self, *};
 const NOW: UnixTime = UnixTime::from_secs(1_755_780_060);
 
 /// Fields, written `name: value` a line.
-fn fields(text: &str) -> HeaderMap {
+fn fields(text: &str) -> Fields {
     let lines = text.lines().filter_map(|line| line.trim().split_once(": "));
     lines
         .map(|(name, value)| {
@@ -422,7 +422,7 @@ proptest! {
         ), 0..12),
         status in 200u16..600,
     ) {
-        let headers: HeaderMap = lines
+        let headers: Fields = lines
             .iter()
             .filter_map(|(name, value)| Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_str(value).ok()?)))
             .collect();

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use cooldown_pacer::Unit;
-use http::HeaderMap;
 use smallvec::SmallVec;
 
 use super::{Reset, Scope, Statement, text};
+use crate::fields::Fields;
 use crate::provider::unix_time::UnixTime;
 use crate::provider::value::{Bare, read_time};
 
@@ -14,7 +14,7 @@ use crate::provider::value::{Bare, read_time};
 const WINDOWS: [(&str, &str, u64); 2] = [("5h", "five_hour", 5), ("7d", "seven_day", 7 * 24)];
 
 /// Reads each window that is told. One that is used up has nothing remaining; of others only the end is known.
-pub(super) fn read(headers: &HeaderMap, now: UnixTime, statements: &mut SmallVec<[Statement; 4]>) {
+pub(super) fn read(headers: &Fields, now: UnixTime, statements: &mut SmallVec<[Statement; 4]>) {
     let Some(status) = text(headers, "anthropic-ratelimit-unified-status") else { return };
     let get = |suffix: &str| text(headers, &format!("anthropic-ratelimit-unified-{suffix}"));
     let claim = get("representative-claim").unwrap_or_default();

@@ -12,7 +12,7 @@ const SSE: &str = "text/event-stream; charset=utf-8";
 const JSON: &str = "application/json";
 
 fn reader(content_type: &str, coding: &str) -> Option<UsageReader> {
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::default();
     headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).expect("a field value"));
     if !coding.is_empty() {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_str(coding).expect("a field value"));

@@ -1,8 +1,10 @@
 //! W3C trace context: `traceparent` and `tracestate`, as callers send them and as upstreams get them.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use super::{SpanId, TraceId};
+
+use crate::fields::Fields;
 
 const PARENT: HeaderName = HeaderName::from_static("traceparent");
 const STATE: HeaderName = HeaderName::from_static("tracestate");
@@ -21,21 +23,21 @@ pub(super) struct Caller {
 }
 
 /// The caller's span; `None` where none is named, or not as the standard has it.
-pub(super) fn caller(headers: &HeaderMap) -> Option<Caller> {
-    let mut parents = headers.get_all(PARENT).iter();
+pub(super) fn caller(headers: &Fields) -> Option<Caller> {
+    let mut parents = headers.get_all(PARENT);
     let parent = parents.next()?.as_bytes();
     if parents.next().is_some() {
         return None;
     }
     let (trace, span, flags) = parse(parent)?;
-    let states = headers.get_all(STATE).iter().filter_map(|state| state.to_str().ok());
+    let states = headers.get_all(STATE).filter_map(|state| state.to_str().ok());
     let state = states.collect::<Vec<_>>().join(",");
     let state = if state.len() <= LONGEST_STATE { state } else { String::new() };
     Some(Caller { trace, span, sampled: flags & SAMPLED != 0, state })
 }
 
 /// Makes this span the parent of what the next one does. A state belongs to the caller's trace: it stays with that.
-pub(super) fn tell(headers: &mut HeaderMap, trace: &TraceId, span: &SpanId) {
+pub(super) fn tell(headers: &mut Fields, trace: &TraceId, span: &SpanId) {
     if caller(headers).is_none_or(|caller| caller.trace != *trace) {
         headers.remove(STATE);
     }
@@ -121,7 +123,7 @@ mod tests {
 
     #[test]
     fn two_parents_are_none() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::default();
         headers.append(PARENT, HeaderValue::from_static(EXAMPLE));
         assert!(caller(&headers).is_some());
         headers.append(PARENT, HeaderValue::from_static(EXAMPLE));
@@ -132,7 +134,7 @@ mod tests {
         #[test]
         fn what_is_told_is_read_again(trace in any::<[u8; 16]>(), span in any::<[u8; 8]>()) {
             prop_assume!(trace != [0; 16] && span != [0; 8]);
-            let mut headers = HeaderMap::new();
+            let mut headers = Fields::default();
             headers.insert(STATE, HeaderValue::from_static("other=1"));
             tell(&mut headers, &trace, &span);
             let told = caller(&headers).expect("a parent");

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use tokio::sync::mpsc;
 
 use crate::config::model::Otlp;
+use crate::fields::Fields;
 pub use export::Exporter;
 
 /// How many finished requests wait for the collector at most; further ones are lost, and counted.
@@ -119,7 +120,7 @@ impl Tracer {
 
     /// Begins the trace of a request that arrived now. `path` must come without its query, which may hold secrets. Whoever
     /// sent it decides whether it is sampled, if it says so.
-    pub fn begin(&self, headers: &HeaderMap, method: &Method, host: &str, path: &str) -> Trace {
+    pub fn begin(&self, headers: &Fields, method: &Method, host: &str, path: &str) -> Trace {
         let caller = context::caller(headers);
         if caller.as_ref().is_some_and(|caller| !caller.sampled) {
             return Trace(None);
@@ -206,7 +207,7 @@ impl Trace {
     }
 
     /// Makes the attempt that leaves next the parent of whatever the upstream does.
-    pub fn propagate(&mut self, headers: &mut HeaderMap) {
+    pub fn propagate(&mut self, headers: &mut Fields) {
         let Some(open) = &mut self.0 else { return };
         let mut span = [0; 8];
         // Without a number of its own, the attempt is told and leads nowhere.
@@ -357,7 +358,7 @@ mod tests {
     }
 
     fn begun(tracer: &Tracer) -> Trace {
-        tracer.begin(&HeaderMap::new(), &Method::GET, "a.example", "/")
+        tracer.begin(&Fields::default(), &Method::GET, "a.example", "/")
     }
 
     #[test]
@@ -388,7 +389,7 @@ mod tests {
     fn a_request_that_is_tried_again_tells_each_step_once() {
         let (tracer, mut stories, _) = tracer(1.0);
         let mut trace = begun(&tracer);
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::default();
         trace.in_line();
         trace.waited();
         trace.propagate(&mut headers);

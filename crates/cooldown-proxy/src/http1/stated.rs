@@ -1,30 +1,6 @@
-//! Fields of a head, and what they say of the message's end and of the connection behind it.
+//! What a head's fields say of the message's end and of the connection behind it.
 
-use std::ops::Range;
-
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue};
-use smallvec::SmallVec;
-
-use super::MessageError;
-
-/// Where in a head a field's name and value lie: they begin within its first 64 KiB, and are shorter.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    name: Part,
-    value: Part,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    start: u16,
-    length: u16,
-}
-
-/// Where in a head its fields lie: they are read before the head is cut off from what follows it.
-#[derive(Debug, Default)]
-pub(super) struct Places(SmallVec<[Place; 32]>);
+use crate::fields::{Fields, Value};
 
 /// What a head's fields say of how the message ends, and what comes after it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -69,64 +45,26 @@ pub(crate) enum Transfer {
     Other,
 }
 
-impl Places {
-    /// Where these fields lie within `head`, which they were read from and which is no longer than it may be.
-    pub(super) fn of(fields: &[httparse::Header<'_>], head: &[u8]) -> Self {
-        let place = |field: &httparse::Header<'_>| Place {
-            name: Part::of(within(head, field.name.as_bytes())),
-            value: Part::of(within(head, field.value)),
-        };
-        Self(fields.iter().map(place).collect())
-    }
-
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// The fields of `head` in `headers`, which are empty, and what they say.
-    ///
-    /// # Errors
-    /// When one is none.
-    pub(super) fn read(&self, head: &Bytes, headers: &mut HeaderMap) -> Result<Stated, MessageError> {
-        let mut stated = Stated::default();
-        headers.reserve(self.0.len());
-        for Place { name, value } in &self.0 {
-            let name = HeaderName::from_bytes(&head[name.range()]);
-            let name = name.map_err(|_| MessageError::Malformed("the name of a field"))?;
-            let value = HeaderValue::from_maybe_shared(head.slice(value.range()));
-            let value = value.map_err(|_| MessageError::Malformed("the value of a field"))?;
-            stated.hear(&name, &value);
-            headers.append(name, value);
-        }
-        Ok(stated)
-    }
-}
-
-impl Part {
-    fn of(range: Range<usize>) -> Self {
-        Self { start: range.start as u16, length: range.len() as u16 }
-    }
-
-    fn range(self) -> Range<usize> {
-        let start = usize::from(self.start);
-        start..start + usize::from(self.length)
-    }
-}
-
 impl Stated {
-    fn hear(&mut self, name: &HeaderName, value: &HeaderValue) {
-        match *name {
-            CONTENT_LENGTH => tokens(value).for_each(|token| self.length = self.length.and(token)),
-            TRANSFER_ENCODING => tokens(value).for_each(|token| self.coding = self.coding.and(token)),
-            CONNECTION => {
+    /// What these fields say.
+    pub(super) fn by(fields: &Fields) -> Self {
+        let mut stated = Self::default();
+        fields.iter().for_each(|(name, value)| stated.hear(name, value));
+        stated
+    }
+
+    fn hear(&mut self, name: &[u8], value: Value<'_>) {
+        match name {
+            b"content-length" => tokens(value).for_each(|token| self.length = self.length.and(token)),
+            b"transfer-encoding" => tokens(value).for_each(|token| self.coding = self.coding.and(token)),
+            b"connection" => {
                 for token in tokens(value) {
                     self.closes |= token.eq_ignore_ascii_case(b"close");
                     self.keeps |= token.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
-            TE => tokens(value).for_each(|token| self.trailers |= token.eq_ignore_ascii_case(b"trailers")),
-            EXPECT | UPGRADE => self.others = true,
+            b"te" => tokens(value).for_each(|token| self.trailers |= token.eq_ignore_ascii_case(b"trailers")),
+            b"expect" | b"upgrade" => self.others = true,
             _ => {}
         }
     }
@@ -155,30 +93,9 @@ impl Transfer {
     }
 }
 
-/// Where a part of `head` lies in it.
-pub(super) fn within(head: &[u8], part: &[u8]) -> Range<usize> {
-    let start = part.as_ptr() as usize - head.as_ptr() as usize;
-    start..start + part.len()
-}
-
 /// The members of a list (RFC 9110 §5.6.1). An empty field has one, which is empty.
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+fn tokens(value: Value<'_>) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
-}
-
-/// Writes fields as lines.
-pub(crate) fn write_fields(headers: &HeaderMap, out: &mut Vec<u8>) {
-    for (name, value) in headers {
-        write_field(name, value, out);
-    }
-}
-
-/// Writes one as a line.
-pub(crate) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
-    out.extend_from_slice(name.as_str().as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
-    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]
@@ -188,14 +105,7 @@ mod tests {
     use super::*;
 
     fn stated(lines: &str) -> Stated {
-        let head = Bytes::from(format!("{lines}\r\n"));
-        let mut fields = [httparse::EMPTY_HEADER; 16];
-        let httparse::Status::Complete((_, fields)) = httparse::parse_headers(&head, &mut fields).expect("fields")
-        else {
-            panic!("they do not end: {lines:?}")
-        };
-        let mut headers = HeaderMap::new();
-        Places::of(fields, &head).read(&head, &mut headers).expect("fields")
+        Stated::by(&Fields::read(&format!("{lines}\r\n")))
     }
 
     #[rstest]

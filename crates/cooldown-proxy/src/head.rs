@@ -1,0 +1,66 @@
+//! Heads of messages, whichever version of HTTP they came in.
+
+use http::{Method, Request, Response, StatusCode, Uri, Version, request, response};
+use hyper::ext::ReasonPhrase;
+
+use crate::fields::Fields;
+
+/// What comes before the body of a request.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// What shall be done.
+    pub method: Method,
+    /// With what.
+    pub uri: Uri,
+    /// The version of HTTP that it came in.
+    pub version: Version,
+    /// Its fields.
+    pub headers: Fields,
+}
+
+/// What comes before the body of a response.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// What came of the request.
+    pub status: StatusCode,
+    /// The version of HTTP that it came in.
+    pub version: Version,
+    /// The words of the status, where they are not the usual ones.
+    pub reason: Option<ReasonPhrase>,
+    /// Its fields.
+    pub headers: Fields,
+}
+
+impl RequestHead {
+    /// The request of this head and a body, for what sends it in HTTP/2.
+    pub fn into_request<B>(self, body: B) -> Request<B> {
+        let mut request = Request::new(body);
+        *request.headers_mut() = self.headers.to_map();
+        (*request.method_mut(), *request.uri_mut(), *request.version_mut()) = (self.method, self.uri, self.version);
+        request
+    }
+}
+
+impl ResponseHead {
+    /// The response of this head and a body, for what sends it in HTTP/2.
+    pub fn into_response<B>(self, body: B) -> Response<B> {
+        let mut response = Response::new(body);
+        *response.headers_mut() = self.headers.to_map();
+        (*response.status_mut(), *response.version_mut()) = (self.status, self.version);
+        response
+    }
+}
+
+impl From<request::Parts> for RequestHead {
+    fn from(parts: request::Parts) -> Self {
+        let request::Parts { method, uri, version, headers, .. } = parts;
+        Self { method, uri, version, headers: Fields::from(&headers) }
+    }
+}
+
+impl From<response::Parts> for ResponseHead {
+    fn from(mut parts: response::Parts) -> Self {
+        let reason = parts.extensions.remove();
+        Self { status: parts.status, version: parts.version, reason, headers: Fields::from(&parts.headers) }
+    }
+}
