@@ -17,7 +17,7 @@ fn by_hand(criterion: &mut Criterion) {
         let route: Arc<str> = Arc::from("api.example.com");
         criterion.bench_function(&format!("access line, by hand, {name}"), |bencher| {
             bencher.iter(|| {
-                let mut line = log.line(&Method::POST, "api.example.com", black_box("/v1/chat/completions"));
+                let mut line = log.line(&Method::POST, || "api.example.com", black_box("/v1/chat/completions"));
                 line.route(&route);
                 line.client("alice");
                 line.waited(Duration::from_millis(12));

@@ -9,11 +9,15 @@ use std::ops::Range;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// For how much more the copy of an attempt has room: credentials of ours, a host, a length.
+mod kind;
+
+pub use kind::{Kind, Kinds};
+
+/// For how much more a copy has room, in lines and bytes: who copies fields has some to add.
 const ROOM: (usize, usize) = (4, 256);
 
 /// The fields of one head. Names are in lower case, and what is no name or value of RFC 9110 §5 is in none.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Fields {
     /// The head, and behind it the lines that were added.
     text: Vec<u8>,
@@ -37,6 +41,7 @@ pub(crate) struct Lines(Vec<Line>);
 struct Line {
     name: Part,
     value: Part,
+    kind: Kind,
     /// HTTP/2 must not index it.
     sensitive: bool,
 }
@@ -49,8 +54,12 @@ struct Part {
 
 impl Fields {
     /// The fields that were found in this head.
-    pub(crate) fn of_head(mut text: Vec<u8>, Lines(lines): Lines) -> Self {
-        lines.iter().for_each(|line| text[line.name.range()].make_ascii_lowercase());
+    pub(crate) fn of_head(mut text: Vec<u8>, Lines(mut lines): Lines) -> Self {
+        for line in &mut lines {
+            let name = &mut text[line.name.range()];
+            name.make_ascii_lowercase();
+            line.kind = Kind::of(name);
+        }
         Self { text, lines }
     }
 
@@ -77,6 +86,16 @@ impl Fields {
     /// Whether there is one of this name.
     pub fn contains_key(&self, name: impl AsRef<str>) -> bool {
         self.find(name.as_ref().as_bytes()).is_some()
+    }
+
+    /// Which kinds of fields there are.
+    pub fn kinds(&self) -> Kinds {
+        self.lines.iter().fold(Kinds::default(), |kinds, line| kinds.and(line.kind))
+    }
+
+    /// Kinds and values.
+    pub fn by_kind(&self) -> impl Iterator<Item = (Kind, Value<'_>)> {
+        self.lines.iter().map(|line| (line.kind, self.value(line)))
     }
 
     /// Their names; one that is repeated comes as often.
@@ -107,22 +126,13 @@ impl Fields {
 
     /// Takes all fields of this name away.
     pub fn remove(&mut self, name: impl AsRef<str>) {
-        self.retain(|other, _| other != name.as_ref().as_bytes());
-    }
-
-    /// Takes all fields away that are not wanted.
-    pub fn retain(&mut self, mut wants: impl FnMut(&[u8], Value<'_>) -> bool) {
         let text = &self.text;
-        self.lines.retain(|line| wants(&text[line.name.range()], Value(&text[line.value.range()])));
+        self.lines.retain(|line| text[line.name.range()] != *name.as_ref().as_bytes());
     }
 
-    /// A copy that has room for some more.
-    pub(crate) fn copy(&self) -> Self {
-        let (mut lines, mut text) =
-            (Vec::with_capacity(self.lines.len() + ROOM.0), Vec::with_capacity(self.text.len() + ROOM.1));
-        lines.extend_from_slice(&self.lines);
-        text.extend_from_slice(&self.text);
-        Self { text, lines }
+    /// Takes all fields of these kinds away.
+    pub fn remove_kinds(&mut self, kinds: Kinds) {
+        self.lines.retain(|line| !kinds.has(line.kind));
     }
 
     /// Gives back what it has room for.
@@ -132,11 +142,11 @@ impl Fields {
     }
 
     /// Writes those fields as lines that are wanted.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, mut wants: impl FnMut(&[u8], Value<'_>) -> bool) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>, mut wants: impl FnMut(Kind, Value<'_>) -> bool) {
         // What lies side by side is copied together.
         let mut run = 0..0;
         for line in &self.lines {
-            if !wants(self.name(line), self.value(line)) {
+            if !wants(line.kind, self.value(line)) {
                 continue;
             }
             match self.whole(line) {
@@ -194,6 +204,7 @@ impl Fields {
         Line {
             name: Part::of(name_at..name_at + name.as_str().len()),
             value: Part::of(value_at..value_at + value.len()),
+            kind: Kind::of(name.as_str().as_bytes()),
             sensitive: value.is_sensitive(),
         }
     }
@@ -205,6 +216,7 @@ impl Lines {
         let line = |field: &httparse::Header<'_>| Line {
             name: Part::of(within(head, field.name.as_bytes())),
             value: Part::of(within(head, field.value)),
+            kind: Kind::Other,
             sensitive: false,
         };
         Self(fields.iter().map(line).collect())
@@ -272,6 +284,16 @@ fn write_line(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+impl Clone for Fields {
+    fn clone(&self) -> Self {
+        let mut lines = Vec::with_capacity(self.lines.len() + ROOM.0);
+        let mut text = Vec::with_capacity(self.text.len() + ROOM.1);
+        lines.extend_from_slice(&self.lines);
+        text.extend_from_slice(&self.text);
+        Self { text, lines }
+    }
 }
 
 impl From<&HeaderMap> for Fields {
@@ -362,7 +384,7 @@ mod tests {
     #[test]
     fn what_is_not_wanted_is_left_out_of_what_is_written() {
         let mut out = Vec::new();
-        read("a: 1\r\nb: 2\r\nc: 3\r\n\r\n").write(&mut out, |name, _| name != b"b");
+        read("a: 1\r\ndate: 2\r\nc: 3\r\n\r\n").write(&mut out, |kind, _| kind != Kind::Date);
         assert_eq!(out, b"a: 1\r\nc: 3\r\n");
     }
 
@@ -414,7 +436,7 @@ mod tests {
                 }
                 prop_assert_eq!(&fields.to_map(), &map);
                 prop_assert_eq!(&read(&format!("{}\r\n", written(&fields))), &fields);
-                prop_assert_eq!(&fields.copy(), &fields);
+                prop_assert_eq!(&fields.clone(), &fields);
             }
         }
     }

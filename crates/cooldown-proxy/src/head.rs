@@ -1,12 +1,13 @@
 //! Heads of messages, whichever version of HTTP they came in.
 
+use http::header::HOST;
 use http::{Method, Request, Response, StatusCode, Uri, Version, request, response};
 use hyper::ext::ReasonPhrase;
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Value};
 
 /// What comes before the body of a request.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RequestHead {
     /// What shall be done.
     pub method: Method,
@@ -32,11 +33,21 @@ pub struct ResponseHead {
 }
 
 impl RequestHead {
+    /// The host as its sender named it; nothing if it names none. What the request line says overrides the field
+    /// (RFC 9112 §3.2.2).
+    pub fn host(&self) -> &[u8] {
+        match self.uri.authority() {
+            Some(authority) => authority.as_str().as_bytes(),
+            None => self.headers.get(HOST).map_or(&[], Value::as_bytes),
+        }
+    }
+
     /// The request of this head and a body, for what sends it in HTTP/2.
-    pub fn into_request<B>(self, body: B) -> Request<B> {
+    pub fn to_request<B>(&self, body: B) -> Request<B> {
         let mut request = Request::new(body);
         *request.headers_mut() = self.headers.to_map();
-        (*request.method_mut(), *request.uri_mut(), *request.version_mut()) = (self.method, self.uri, self.version);
+        (*request.method_mut(), *request.uri_mut()) = (self.method.clone(), self.uri.clone());
+        *request.version_mut() = self.version;
         request
     }
 }

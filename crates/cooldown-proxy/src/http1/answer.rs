@@ -9,7 +9,7 @@ use hyper::body::Body;
 use hyper::ext::ReasonPhrase;
 
 use super::Coding;
-use crate::fields::write_field;
+use crate::fields::{Kind, write_field};
 use crate::head::ResponseHead;
 
 /// What most heads of answers take, in bytes.
@@ -88,16 +88,16 @@ pub(crate) fn write_answer<B: Body>(
 fn write_fields(answer: &ResponseHead, head: &mut Vec<u8>) -> Said {
     let mut said = Said::default();
     let tells_length = !answer.status.is_informational() && answer.status != StatusCode::NO_CONTENT;
-    answer.headers.write(head, |name, value| {
-        match name {
+    answer.headers.write(head, |kind, value| {
+        match kind {
             // How it comes on this connection is said by whoever frames it.
-            b"transfer-encoding" => return false,
-            b"content-length" => {
+            Kind::TransferEncoding => return false,
+            Kind::ContentLength => {
                 said.length = value.to_str().ok().and_then(|length| length.parse().ok());
                 return tells_length && said.length.is_some();
             }
-            b"connection" => said.closes |= value.as_bytes().eq_ignore_ascii_case(b"close"),
-            b"date" => said.date = true,
+            Kind::Connection => said.closes |= value.as_bytes().eq_ignore_ascii_case(b"close"),
+            Kind::Date => said.date = true,
             _ => {}
         }
         true

@@ -1,6 +1,6 @@
 //! What a head's fields say of the message's end and of the connection behind it.
 
-use crate::fields::{Fields, Value};
+use crate::fields::{Fields, Kind, Value};
 
 /// What a head's fields say of how the message ends, and what comes after it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -49,22 +49,22 @@ impl Stated {
     /// What these fields say.
     pub(super) fn by(fields: &Fields) -> Self {
         let mut stated = Self::default();
-        fields.iter().for_each(|(name, value)| stated.hear(name, value));
+        fields.by_kind().for_each(|(kind, value)| stated.hear(kind, value));
         stated
     }
 
-    fn hear(&mut self, name: &[u8], value: Value<'_>) {
-        match name {
-            b"content-length" => tokens(value).for_each(|token| self.length = self.length.and(token)),
-            b"transfer-encoding" => tokens(value).for_each(|token| self.coding = self.coding.and(token)),
-            b"connection" => {
+    fn hear(&mut self, kind: Kind, value: Value<'_>) {
+        match kind {
+            Kind::ContentLength => tokens(value).for_each(|token| self.length = self.length.and(token)),
+            Kind::TransferEncoding => tokens(value).for_each(|token| self.coding = self.coding.and(token)),
+            Kind::Connection => {
                 for token in tokens(value) {
                     self.closes |= token.eq_ignore_ascii_case(b"close");
                     self.keeps |= token.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
-            b"te" => tokens(value).for_each(|token| self.trailers |= token.eq_ignore_ascii_case(b"trailers")),
-            b"expect" | b"upgrade" => self.others = true,
+            Kind::Te => tokens(value).for_each(|token| self.trailers |= token.eq_ignore_ascii_case(b"trailers")),
+            Kind::Expect | Kind::Upgrade => self.others = true,
             _ => {}
         }
     }

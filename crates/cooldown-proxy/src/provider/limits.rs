@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::unix_time::UnixTime;
 use super::value::{self, Bare, LARGEST_AMOUNT};
 use crate::config::model::ProviderKind;
-use crate::fields::Fields;
+use crate::fields::{Fields, Kind};
 
 mod dialect;
 mod ietf;
@@ -164,10 +164,10 @@ impl Statement {
 /// Reads everything that a response with this `status` says about limits. `received` is when it came, for responses
 /// without a `Date`.
 pub fn read_limits(kind: ProviderKind, status: u16, headers: &Fields, received: UnixTime) -> Said {
-    let spoken = Spoken::of(headers);
-    if !spoken.any {
+    if !speak_of_limits(headers) {
         return Said::default();
     }
+    let spoken = Spoken::of(headers);
     let now = UnixTime::of_response(headers, received);
     let dialect = Dialect::of(kind);
     let mut said = Said { statements: SmallVec::new(), retry_after: demanded_wait(status, headers, now) };
@@ -199,18 +199,12 @@ pub fn usual_scope(kind: ProviderKind) -> Scope {
 
 /// Whether a response has a field that is worth a look: most have none, and this is asked of each.
 pub fn speak_of_limits(headers: &Fields) -> bool {
-    headers.names().any(may_speak_of_limits)
-}
-
-fn may_speak_of_limits(name: &[u8]) -> bool {
-    let holds = |words| memchr::memmem::find(name, words).is_some();
-    matches!(name, [b'a' | b'r' | b'x', ..]) && (holds(b"limit".as_slice()) || holds(b"retry-after"))
+    headers.kinds().has(Kind::Limits)
 }
 
 /// Which readers have something to read, found in one pass over the names.
 #[derive(Debug, Default)]
 struct Spoken {
-    any: bool,
     structured: bool,
     unified: bool,
     shopify: bool,
@@ -219,8 +213,7 @@ struct Spoken {
 impl Spoken {
     fn of(headers: &Fields) -> Self {
         let mut spoken = Self::default();
-        for name in headers.names().filter(|name| may_speak_of_limits(name)) {
-            spoken.any = true;
+        for name in headers.names() {
             match name {
                 b"ratelimit" | b"ratelimit-policy" => spoken.structured = true,
                 b"anthropic-ratelimit-unified-status" => spoken.unified = true,

@@ -4,15 +4,15 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use cooldown_pacer::{Instant, Urgency};
-use http::header::HOST;
-use http::{HeaderValue, Method};
+use http::Method;
 use hyper::body::Body;
 
 use super::budget;
 use super::call::{self, Call};
 use super::caller::{self, Caller};
+use super::compact;
 use super::error::{ProxyError, Speech};
-use super::headers::{self, Noted};
+use super::headers;
 use super::peer::Peer;
 use super::record::Record;
 use super::request_body::RequestBody;
@@ -22,7 +22,7 @@ use super::site::{Led, Site};
 use super::target;
 use super::tunnel::ClientEnd;
 use super::worker::Worker;
-use crate::fields::Value;
+use crate::fields::{Kind, Kinds, Value};
 use crate::head::RequestHead;
 use crate::pacing::{Asked, CommonKeys};
 
@@ -32,7 +32,7 @@ const LONGEST_UNTYPED: usize = 1024 * 1024;
 /// A request as it arrived.
 pub(super) struct Arrival {
     /// The client's head without what is only between it and us. Upstreams get it with their own target.
-    pub head: RequestHead,
+    pub head: Rc<RequestHead>,
     /// Who sent it.
     pub peer: Rc<Peer>,
     pub body: RequestBody,
@@ -71,27 +71,28 @@ impl Arrival {
         record: &mut Record,
     ) -> Result<Box<Self>, ProxyError> {
         let site = &*worker.site;
-        let noted = Noted::of_request(&head.headers);
-        let target = target::read(&head, &noted)?;
+        let kinds = head.headers.kinds();
+        let target = target::read(&head, kinds)?;
         let led = site.lead(&target, head.uri.path())?;
         record.asked_for(site.metrics.domain(&target.host));
         let matched = led.matched().map(|matched| matched.route);
         if let Led::To(matched) = led {
             record.takes(&site.routes[matched.route]);
         }
-        let caller = site.callers.identify(&head.headers, &noted, peer, &site.pacing)?;
+        let caller = site.callers.identify(&head.headers, kinds, peer, &site.pacing)?;
         caller.client.and_then(|client| site.callers.name(client)).inspect(|name| record.client(name));
         let common = site.pacing.common_keys(matched, &target.host, caller.client);
         let now = site.pacing.clock().now();
-        let wait = if noted.patience { budget::wait_budget(&head.headers, site.max_wait) } else { site.max_wait };
-        let urgency = if noted.priority { budget::urgency(&head.headers) } else { None };
+        let wait =
+            if kinds.has(Kind::Patience) { budget::wait_budget(&head.headers, site.max_wait) } else { site.max_wait };
+        let urgency = if kinds.has(Kind::Priority) { budget::urgency(&head.headers) } else { None };
         let upgrade = end.filter(|_| headers::names_upgrade(&head.headers));
         site.callers.remove_tokens(&mut head.headers, &caller);
-        let credentials = credentials(&head, &noted).map(|credentials| site.pacing.fingerprint(credentials));
-        headers::to_upstream(&mut head.headers, &noted, upgrade.is_some());
+        let credentials = credentials(&head, kinds).map(|credentials| site.pacing.fingerprint(credentials));
+        headers::to_upstream(&mut head.headers, upgrade.is_some());
         let (call, trace, returns) = (None, None, false);
         let mut arrival = Self {
-            head,
+            head: Rc::new(head),
             peer: Rc::clone(peer),
             body,
             upgrade,
@@ -106,7 +107,7 @@ impl Arrival {
             latest: now.after(wait),
             call,
         };
-        if noted.retry_count {
+        if kinds.has(Kind::RetryCount) {
             arrival.recall(site);
         }
         Ok(Box::new(arrival))
@@ -194,13 +195,12 @@ impl Arrival {
         self.call.as_ref()?.model.as_deref()
     }
 
-    /// The host as the client named it.
-    pub(super) fn host(&self) -> HeaderValue {
-        let host = match self.head.uri.authority() {
-            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-            None => self.head.headers.get(HOST).and_then(Value::to_value),
-        };
-        host.unwrap_or_else(|| HeaderValue::from_static(""))
+    /// Makes it small, since it will wait.
+    pub(super) fn compact(&mut self) {
+        if let Some(head) = Rc::get_mut(&mut self.head) {
+            head.headers.compact();
+            compact::uri(&mut head.uri);
+        }
     }
 
     /// What it asked for, for limits that concern it whichever way it goes.
@@ -226,11 +226,11 @@ impl Arrival {
 }
 
 /// The credentials that a request carries for its upstream, in a field or in Gemini's way.
-fn credentials<'a>(head: &'a RequestHead, noted: &Noted) -> Option<&'a [u8]> {
+fn credentials<'a>(head: &'a RequestHead, kinds: Kinds) -> Option<&'a [u8]> {
     let in_fields = || caller::credentials(&head.headers).map(Value::as_bytes);
     let in_query = || {
         let key = caller::credentials_in_query(&head.uri)?;
         call::model_in_path(head).map(|_| key.as_bytes())
     };
-    noted.credentials.then(in_fields).flatten().or_else(in_query)
+    kinds.has(Kind::Credentials).then(in_fields).flatten().or_else(in_query)
 }

@@ -9,10 +9,10 @@ use http::{HeaderName, Uri};
 use parking_lot::RwLock;
 
 use super::error::ProxyError;
-use super::headers::{CLIENT, Noted};
+use super::headers::CLIENT;
 use super::peer::Peer;
 use crate::config::model::{Client, ClientBy};
-use crate::fields::{Fields, Value};
+use crate::fields::{Fields, Kind, Kinds, Value};
 use crate::pacing::Pacing;
 
 /// Fields in which credentials travel.
@@ -65,13 +65,13 @@ impl Callers {
     pub(super) fn identify(
         &self,
         headers: &Fields,
-        noted: &Noted,
+        kinds: Kinds,
         peer: &Peer,
         pacing: &Pacing,
     ) -> Result<Caller, ProxyError> {
         match &self.clients {
             Some(clients) => self.configured(clients, headers),
-            None => Ok(self.anonymous(headers, noted, peer, pacing)),
+            None => Ok(self.anonymous(headers, kinds, peer, pacing)),
         }
     }
 
@@ -124,16 +124,18 @@ impl Callers {
         Ok(Caller { flow: Flow(index as u64), weight, urgency, client: Some(index), token_field })
     }
 
-    fn anonymous(&self, headers: &Fields, noted: &Noted, peer: &Peer, pacing: &Pacing) -> Caller {
+    fn anonymous(&self, headers: &Fields, kinds: Kinds, peer: &Peer, pacing: &Pacing) -> Caller {
         let identity = self.by.iter().find_map(|by| match by {
             ClientBy::Token => None,
-            ClientBy::Header if noted.ours => headers.get(CLIENT).map(Value::as_bytes),
-            ClientBy::Authorization if noted.credentials => credentials(headers).map(Value::as_bytes),
+            ClientBy::Header if kinds.has(Kind::Ours) => headers.get(CLIENT).map(Value::as_bytes),
+            ClientBy::Authorization if kinds.has(Kind::Credentials) => credentials(headers).map(Value::as_bytes),
             ClientBy::Header | ClientBy::Authorization => None,
             ClientBy::Ip => Some(peer.ip().as_bytes()),
         });
         let flow = Flow(pacing.hash(identity.unwrap_or_default()));
-        if let Some(name) = headers.get(CLIENT).filter(|name| noted.ours && identity == Some(name.as_bytes())) {
+        if let Some(name) =
+            headers.get(CLIENT).filter(|name| kinds.has(Kind::Ours) && identity == Some(name.as_bytes()))
+        {
             self.learn_name(flow.0, name.as_bytes());
         }
         Caller { flow, weight: Weight::ONE, urgency: Urgency::default(), client: None, token_field: None }

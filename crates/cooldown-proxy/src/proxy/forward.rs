@@ -12,7 +12,6 @@ use hyper::body::Body;
 use tokio::time::{Instant, sleep};
 
 use super::arrival::Arrival;
-use super::compact;
 use super::error::ProxyError;
 use super::headers;
 use super::journey::{Journey, Verdict};
@@ -115,7 +114,7 @@ async fn attempt(
     };
     let counts_tokens = leg.estimate.is_some() && arrival.could_ask_usage() && turn.permit.counts_tokens();
     let mut outgoing = Outgoing::build(arrival, route, journey.ways.get(leg.way), counts_tokens)?;
-    record.propagate(&mut outgoing.sending.head.headers);
+    record.propagate(&mut outgoing.sending.head);
     journey.sent();
     let head = send(&mut turn, pool, outgoing.sending, route, record).await;
     let head = match head {
@@ -172,8 +171,7 @@ async fn pace(
 /// Stands in line, and reads the body meanwhile as far as memory allows. `None` if another way may be better now.
 async fn wait(mut place: Place, arrival: &mut Arrival, record: &mut Record) -> Result<Option<Permit>, ProxyError> {
     let _waiting = record.waiting();
-    arrival.head.headers.compact();
-    compact::uri(&mut arrival.head.uri);
+    arrival.compact();
     let outcome = std::future::poll_fn(|cx| {
         if let Poll::Ready(outcome) = Pin::new(&mut place).poll(cx) {
             return Poll::Ready(Ok(outcome));

@@ -1,59 +1,43 @@
 //! What a proxy changes in the fields that it passes on (RFC 9110 §7.6).
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::fields::{Fields, Value};
+use crate::fields::{Fields, Kind, Kinds, Value};
 
 /// By which a client names itself.
 pub(super) const CLIENT: HeaderName = HeaderName::from_static("x-cooldown-client");
 pub(super) const SOURCE: HeaderName = HeaderName::from_static("x-cooldown-source");
-/// Fields that begin so are between the client and the proxy.
-const OURS: &[u8] = b"x-cooldown-";
 
 /// What an SDK says about how often it has asked before.
 pub(super) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
 pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Which of the fields that matter a head has, found in one pass over its names: most heads have hardly any, and looking for
-/// each by name costs more than reading all.
-#[derive(Debug, Default)]
-pub(super) struct Noted {
-    /// `connection`: it may name more fields.
-    connection: bool,
-    upgrade: bool,
-    te: bool,
-    /// `transfer-encoding`.
-    pub coding: bool,
-    /// Fields that end here, `connection` aside.
-    hop_by_hop: bool,
-    /// What earlier proxies told of the way, and every proxy tells anew.
-    forwarded: bool,
-    /// Fields between the client and the proxy.
-    pub ours: bool,
-    /// In one of the fields in which credentials travel.
-    pub credentials: bool,
-    /// What a client says about how long it waits.
-    pub patience: bool,
-    /// `priority`.
-    pub priority: bool,
-    /// What an SDK says about how often it has asked before.
-    pub retry_count: bool,
-}
+/// What no upstream gets as its client has sent it. The 100 (Continue) is ours to send, when the body is read.
+const NOT_TO_UPSTREAM: Kinds = Kinds::of(&[
+    Kind::Connection,
+    Kind::TransferEncoding,
+    Kind::Te,
+    Kind::Upgrade,
+    Kind::Expect,
+    Kind::HopByHop,
+    Kind::Forwarded,
+    Kind::Ours,
+]);
+
+/// What no client gets as its upstream has sent it.
+const NOT_TO_CLIENT: Kinds =
+    Kinds::of(&[Kind::Connection, Kind::TransferEncoding, Kind::Te, Kind::Upgrade, Kind::HopByHop, Kind::Ours]);
 
 /// Turns a client's fields into those that every upstream may get. `upgrade` says that its wish for another protocol is
 /// passed on. What the upstream is told of the way comes beside them: see [`Forwarded`](super::told::Forwarded).
-pub(super) fn to_upstream(headers: &mut Fields, noted: &Noted, upgrade: bool) {
+pub(super) fn to_upstream(headers: &mut Fields, upgrade: bool) {
+    let kinds = headers.kinds();
     let protocol = upgrade.then(|| headers.get(UPGRADE).and_then(Value::to_value)).flatten();
-    let trailers = noted.te && accepts_trailers(headers);
-    noted.remove_from(headers);
+    let trailers = kinds.has(Kind::Te) && accepts_trailers(headers);
+    remove(headers, kinds, NOT_TO_UPSTREAM);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -62,7 +46,7 @@ pub(super) fn to_upstream(headers: &mut Fields, noted: &Noted, upgrade: bool) {
         headers.insert(UPGRADE, protocol);
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    if noted.coding {
+    if kinds.has(Kind::TransferEncoding) {
         // The body is framed anew. That must be told for methods that seldom have one.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
@@ -77,7 +61,8 @@ pub(super) fn names_upgrade(headers: &Fields) -> bool {
 /// Turns an upstream's fields into those for the client. What the client is told of its request comes beside them: see
 /// [`Told`](super::told::Told).
 pub(super) fn to_client(headers: &mut Fields) {
-    Noted::of_response(headers).remove_from(headers);
+    let kinds = headers.kinds();
+    remove(headers, kinds, NOT_TO_CLIENT);
 }
 
 /// Tells a client that the proxy itself answers.
@@ -85,80 +70,17 @@ pub(super) fn say_proxy(headers: &mut HeaderMap) {
     headers.insert(SOURCE, HeaderValue::from_static("proxy"));
 }
 
-impl Noted {
-    /// What there is to know of a request's head.
-    pub(super) fn of_request(headers: &Fields) -> Self {
-        let mut noted = Self::default();
-        for name in headers.names() {
-            match name {
-                b"authorization" | b"x-api-key" | b"api-key" | b"x-goog-api-key" => noted.credentials = true,
-                b"prefer"
-                | b"x-stainless-read-timeout"
-                | b"x-stainless-timeout"
-                | b"x-server-timeout"
-                | b"grpc-timeout" => noted.patience = true,
-                b"priority" => noted.priority = true,
-                b"x-forwarded-host" | b"x-forwarded-proto" => noted.forwarded = true,
-                b"x-stainless-retry-count" => noted.retry_count = true,
-                // The 100 (Continue) is ours to send, when the body is read.
-                b"expect" | b"proxy-authorization" => noted.hop_by_hop = true,
-                name => noted.note(name),
-            }
-        }
-        noted
+/// Removes what is `not_passed` of the kinds that there are.
+fn remove(headers: &mut Fields, kinds: Kinds, not_passed: Kinds) {
+    if kinds.has(Kind::Connection) {
+        remove_named(headers);
     }
-
-    fn of_response(headers: &Fields) -> Self {
-        let mut noted = Self::default();
-        for name in headers.names() {
-            match name {
-                b"proxy-authenticate" => noted.hop_by_hop = true,
-                name => noted.note(name),
-            }
-        }
-        noted
-    }
-
-    fn note(&mut self, name: &[u8]) {
-        match name {
-            b"connection" => self.connection = true,
-            b"upgrade" => self.upgrade = true,
-            b"te" => self.te = true,
-            b"transfer-encoding" => self.coding = true,
-            b"keep-alive" | b"proxy-connection" => self.hop_by_hop = true,
-            name => self.ours |= name.starts_with(OURS),
-        }
-    }
-
-    fn remove_from(&self, headers: &mut Fields) {
-        if self.connection {
-            remove_named(headers);
-        }
-        if self.upgrade {
-            headers.remove(UPGRADE);
-        }
-        if self.te {
-            headers.remove(TE);
-        }
-        if self.coding {
-            headers.remove(TRANSFER_ENCODING);
-        }
-        if self.hop_by_hop {
-            for name in [KEEP_ALIVE, PROXY_CONNECTION, EXPECT, PROXY_AUTHORIZATION, PROXY_AUTHENTICATE] {
-                headers.remove(name);
-            }
-        }
-        if self.forwarded {
-            headers.remove(FORWARDED_HOST);
-            headers.remove(FORWARDED_PROTO);
-        }
-        if self.ours {
-            remove_ours(headers);
-        }
+    if kinds.meets(not_passed) {
+        headers.remove_kinds(not_passed);
     }
 }
 
-/// Removes `connection` and what it names, except what a message cannot do without.
+/// Removes what `connection` names, except what a message cannot do without.
 fn remove_named(headers: &mut Fields) {
     // What nearly every message says names no field, and `keep-alive` goes anyway.
     let names_none = |value: &Value<'_>| !matches!(value.as_bytes(), b"keep-alive" | b"close");
@@ -167,16 +89,11 @@ fn remove_named(headers: &mut Fields) {
         let options = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         named.extend(options.filter_map(|option| HeaderName::from_bytes(option).ok()));
     }
-    headers.remove(CONNECTION);
     // Without these the upstream would read another message than we did.
     let needed = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER, TE, UPGRADE];
     for name in named.iter().filter(|name| !needed.contains(name)) {
         headers.remove(name);
     }
-}
-
-fn remove_ours(headers: &mut Fields) {
-    headers.retain(|name, _| !name.starts_with(OURS));
 }
 
 /// Whether `te` says that trailers are welcome (RFC 9110 §10.1.4).
@@ -193,7 +110,6 @@ mod tests {
     use std::net::SocketAddr;
     use std::rc::Rc;
 
-    use http::Version;
     use proptest::prelude::*;
 
     use super::super::peer::Peer;
@@ -211,10 +127,10 @@ mod tests {
     fn sent(fields: &[(&'static str, &'static str)], upgrade: bool) -> Fields {
         let mut headers = map(fields);
         let peer = Rc::new(Peer::new(SocketAddr::from(([10, 0, 0, 1], 5555)), false));
-        let noted = Noted::of_request(&headers);
-        to_upstream(&mut headers, &noted, upgrade);
+        to_upstream(&mut headers, upgrade);
         let mut all = headers.to_map();
-        Forwarded::new(&peer, Version::HTTP_11, HeaderValue::from_static("asked:80")).tell(&mut all);
+        let asked = http::Request::builder().uri("http://asked:80/").body(()).expect("a request").into_parts().0;
+        Forwarded::new(&peer, &Rc::new(asked.into())).tell(&mut all);
         Fields::from(&all)
     }
 
@@ -297,21 +213,6 @@ mod tests {
         assert_eq!(headers, map(&[("retry-after", "3")]));
     }
 
-    #[test]
-    fn every_field_that_is_looked_for_by_name_is_noted() {
-        let noted = |name| Noted::of_request(&map(&[(name, "1")]));
-        for name in ["authorization", "x-api-key", "api-key", "x-goog-api-key"] {
-            assert!(noted(name).credentials, "{name}");
-        }
-        for name in ["prefer", "x-stainless-timeout", "x-stainless-read-timeout", "x-server-timeout", "grpc-timeout"] {
-            assert!(noted(name).patience, "{name}");
-        }
-        assert!(noted("priority").priority && noted("transfer-encoding").coding);
-        assert!(noted("x-stainless-retry-count").retry_count && noted("x-cooldown-client").ours);
-        let none = noted("accept");
-        assert!(!(none.credentials || none.patience || none.priority || none.retry_count || none.ours || none.coding));
-    }
-
     /// Fields that matter, in any number and company, with what may be told of them.
     fn any_fields() -> impl Strategy<Value = Vec<(HeaderName, HeaderValue)>> {
         const NAMES: [&str; 24] = [
@@ -373,8 +274,7 @@ mod tests {
         fn nothing_between_neighbours_ever_passes(fields in any_fields(), upgrade: bool) {
             let mut headers: Fields = fields.into_iter().collect();
             let (before, named) = (headers.clone(), named(&headers));
-            let noted = Noted::of_request(&headers);
-            to_upstream(&mut headers, &noted, upgrade);
+            to_upstream(&mut headers, upgrade);
             prop_assert!(headers.names().all(|name| !name.starts_with(b"x-cooldown-")));
             for name in ["keep-alive", "proxy-connection", "proxy-authorization", "expect"] {
                 prop_assert!(!headers.contains_key(name), "{}", name);

@@ -75,7 +75,7 @@ pub(super) async fn keep(
     let streams = arrival.wants_stream();
     if streams {
         // What follows signs of life cannot be compressed: the head that comes before them says nothing of it.
-        arrival.head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        Rc::make_mut(&mut arrival.head).headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     let silence = worker.site.keepalive.unwrap_or(Duration::MAX);
     let shared = Rc::clone(worker);

@@ -1,6 +1,7 @@
 //! From an arrival and a way to the request that is sent.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Uri};
@@ -14,7 +15,6 @@ use super::site::Route;
 use super::told::Forwarded;
 use super::way::Way;
 use crate::config::model::ProviderKind;
-use crate::head::RequestHead;
 use crate::provider::{Edit, rewrite};
 use crate::upstream::Sending;
 
@@ -37,24 +37,29 @@ impl Outgoing {
         way: &Way,
         counts_tokens: bool,
     ) -> Result<Self, ProxyError> {
-        let RequestHead { method, uri: asked, version, headers } = &arrival.head;
-        let uri = uri(asked, route, way, arrival.model())?;
-        let (mut headers, asked_host) = (headers.copy(), arrival.host());
-        if route.sends_own_host() || asked_host.is_empty() {
-            headers.insert(HOST, route.authority.clone());
-        } else if asked.authority().is_some() {
-            headers.insert(HOST, asked_host.clone());
+        let asked = &arrival.head;
+        // Most of it is passed on as it came: what is changed is changed in a copy.
+        let mut head = Rc::clone(asked);
+        if let Some(uri) = changed_uri(&asked.uri, route, way, arrival.model())? {
+            Rc::make_mut(&mut head).uri = uri;
         }
-        let forwarded = Some(Forwarded::new(&arrival.peer, *version, asked_host));
+        if route.sends_own_host() || asked.host().is_empty() {
+            Rc::make_mut(&mut head).headers.insert(HOST, route.authority.clone());
+        } else if let Some(host) = asked.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
+            Rc::make_mut(&mut head).headers.insert(HOST, host);
+        }
         if let Some(key) = route.key(way.key) {
-            caller::remove_credentials(&mut headers);
+            let headers = &mut Rc::make_mut(&mut head).headers;
+            caller::remove_credentials(headers);
             headers.insert(key.field.clone(), key.value.clone());
         }
+        let forwarded = Some(Forwarded::new(&arrival.peer, asked));
         let mut asks_usage = false;
         let body = match arrival.call.as_deref() {
             Some(call @ Call { body: Some(body), .. }) => {
                 let usage = call.ask_usage.clone().filter(|_| counts_tokens);
                 asks_usage = usage.is_some();
+                let headers = &mut Rc::make_mut(&mut head).headers;
                 let edits: Vec<Edit> = renamed(call, route).into_iter().chain(usage).collect();
                 // What comes after the body can be sent in chunks only.
                 if !edits.is_empty() && call.trailers.is_none() {
@@ -74,7 +79,6 @@ impl Outgoing {
             }
             _ => arrival.body.again().ok_or(ProxyError::Broken)?,
         };
-        let head = RequestHead { method: method.clone(), uri, version: *version, headers };
         Ok(Self { sending: Box::new(Sending { head, body, forwarded }), asks_usage })
     }
 }
@@ -87,8 +91,8 @@ fn renamed(call: &Call, route: &Route) -> Option<Edit> {
 }
 
 /// The target at the upstream. What the route's rule leaves of the client's is passed on byte for byte, behind the
-/// upstream's own path.
-fn uri(asked: &Uri, route: &Route, way: &Way, model: Option<&str>) -> Result<Uri, ProxyError> {
+/// upstream's own path. `None` if that is what the client asked for.
+fn changed_uri(asked: &Uri, route: &Route, way: &Way, model: Option<&str>) -> Result<Option<Uri>, ProxyError> {
     let base =
         if route.base_path_always || way.prefix > 0 || way.by_model { route.upstream.base_path.as_str() } else { "" };
     let path = asked.path_and_query().map_or("/", |path| path.as_str());
@@ -96,9 +100,9 @@ fn uri(asked: &Uri, route: &Route, way: &Way, model: Option<&str>) -> Result<Uri
     let path = renamed_in_path(path, route, model);
     let path = if forgets_query_key(route, way) { without_query_key(path) } else { path };
     if base.is_empty() && way.prefix == 0 && asked.authority().is_none() && matches!(path, Cow::Borrowed(_)) {
-        return Ok(asked.clone());
+        return Ok(None);
     }
-    joined(base, &path, way.prefix)
+    joined(base, &path, way.prefix).map(Some)
 }
 
 /// The path of the API that all models share, as this provider has it.

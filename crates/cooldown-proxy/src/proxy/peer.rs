@@ -21,7 +21,7 @@ pub struct Peer {
     ip: String,
     ip_value: HeaderValue,
     /// What upstreams are told about it, as lines, for the host that was asked for last; it hardly changes on one connection.
-    told: RefCell<Option<(HeaderValue, Box<[u8]>)>>,
+    told: RefCell<Option<(Box<[u8]>, Box<[u8]>)>>,
     /// How many requests have begun.
     requests: Cell<u64>,
     /// How many of them have not ended.
@@ -102,18 +102,17 @@ impl Peer {
     }
 
     /// Writes what upstreams are told about it with a request for this host, which `write` would write anew.
-    pub(super) fn write_told(&self, host: &HeaderValue, head: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn write_told(&self, host: &[u8], head: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
         let mut last = self.told.borrow_mut();
         if let Some((for_host, lines)) = &*last
-            && for_host == host
+            && **for_host == *host
         {
             return head.extend_from_slice(lines);
         }
         let start = head.len();
         write(head);
         let lines = Some(&head[start..]).filter(|lines| lines.len() <= LONGEST_KEPT);
-        // A copy: the host itself is a slice of a buffer, which it would hold for as long as the connection lives.
-        *last = lines.and_then(|lines| Some((HeaderValue::from_bytes(host.as_bytes()).ok()?, lines.into())));
+        *last = lines.map(|lines| (host.into(), lines.into()));
     }
 
     /// `forwarded` (RFC 7239) for a request that asks for this host.

@@ -1,5 +1,6 @@
 //! What is told about one request: its figures and its access line. Whoever drops it has told everything.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use http::{Method, StatusCode};
 
 use super::error::ProxyError;
 use super::site::Route;
-use crate::fields::Fields;
+use crate::head::RequestHead;
 use crate::telemetry::{AccessLine, AccessLog, RouteMetrics, Trace, WaitingGuard, unix_seconds};
 
 /// The story of one request.
@@ -27,7 +28,7 @@ pub(super) struct Record {
 
 impl Record {
     /// A request arrived.
-    pub(super) fn begin(log: &AccessLog, method: &Method, host: &str, path: &str) -> Self {
+    pub(super) fn begin<'a>(log: &AccessLog, method: &Method, host: impl FnOnce() -> &'a str, path: &str) -> Self {
         let (line, trace) = (log.line(method, host, path), Trace::default());
         let at = u32::try_from(unix_seconds()).unwrap_or(u32::MAX);
         Self { line, trace, route: None, domain: None, at, has_left: false }
@@ -39,8 +40,10 @@ impl Record {
     }
 
     /// Tells the upstream, in the fields of the attempt that leaves next, which trace that belongs to.
-    pub(super) fn propagate(&mut self, headers: &mut Fields) {
-        self.trace.propagate(headers);
+    pub(super) fn propagate(&mut self, head: &mut Rc<RequestHead>) {
+        if self.trace.is_on() {
+            self.trace.propagate(&mut Rc::make_mut(head).headers);
+        }
     }
 
     /// It asks for a domain with these figures.
@@ -163,7 +166,7 @@ mod tests {
     #[test]
     fn the_wait_of_a_request_is_counted_once_however_often_it_waits() {
         let metrics = Metrics::new();
-        let mut record = Record::begin(&AccessLog::off(), &Method::GET, "a.example", "/");
+        let mut record = Record::begin(&AccessLog::off(), &Method::GET, || "a.example", "/");
         record.asked_for(metrics.domain("a.example"));
         // It changes its way once, and then its connection fails, so that nothing is sent.
         record.waited(Duration::from_secs(1));

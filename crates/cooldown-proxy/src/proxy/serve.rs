@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::header::{CONNECTION, HOST};
+use http::header::CONNECTION;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::arrival::Arrival;
@@ -135,12 +135,11 @@ pub(super) async fn survived<R>(
 }
 
 fn begin_record(worker: &Worker, head: &RequestHead) -> Record {
-    let named = head.headers.get(HOST).and_then(|host| host.to_str().ok());
-    let host = head.uri.authority().map(|authority| authority.as_str()).or(named).unwrap_or_default();
+    let host = || std::str::from_utf8(head.host()).unwrap_or_default();
     let (method, path) = (&head.method, head.uri.path());
     let record = Record::begin(&worker.site.access, method, host, path);
     match &worker.site.tracer {
-        Some(tracer) => record.traced(tracer.begin(&head.headers, method, host, path)),
+        Some(tracer) => record.traced(tracer.begin(&head.headers, method, host(), path)),
         None => record,
     }
 }

@@ -6,9 +6,8 @@ use http::header::{HOST, TRANSFER_ENCODING};
 use http::{Method, Version};
 
 use super::error::ProxyError;
-use super::headers::Noted;
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Kind, Kinds};
 use crate::head::RequestHead;
 
 /// What a request asks for.
@@ -27,11 +26,11 @@ pub(super) struct Target<'a> {
 ///
 /// # Errors
 /// When it could be read in two ways, or asks for a tunnel.
-pub(super) fn read<'a>(head: &'a RequestHead, noted: &Noted) -> Result<Target<'a>, ProxyError> {
+pub(super) fn read<'a>(head: &'a RequestHead, kinds: Kinds) -> Result<Target<'a>, ProxyError> {
     if head.method == Method::CONNECT {
         return Err(ProxyError::ConnectUnsupported);
     }
-    if noted.coding {
+    if kinds.has(Kind::TransferEncoding) {
         check_framing(&head.headers)?;
     }
     named(head)
@@ -130,7 +129,7 @@ mod tests {
     }
 
     fn read(head: &RequestHead) -> Result<Target<'_>, ProxyError> {
-        super::read(head, &Noted::of_request(&head.headers))
+        super::read(head, head.headers.kinds())
     }
 
     #[test]

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use super::headers::{FORWARDED_HOST, FORWARDED_PROTO, SOURCE};
 use super::peer::Peer;
 use crate::fields::write_field;
+use crate::head::RequestHead;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const UPSTREAM: HeaderName = HeaderName::from_static("x-cooldown-upstream");
@@ -29,9 +30,8 @@ const ONE: HeaderValue = HeaderValue::from_static("1");
 #[derive(Debug)]
 pub struct Forwarded {
     peer: Rc<Peer>,
-    /// What the client spoke.
-    version: Version,
-    host: HeaderValue,
+    /// The head that the client sent.
+    asked: Rc<RequestHead>,
 }
 
 /// By which name clients are told of an upstream.
@@ -56,9 +56,9 @@ pub struct Told {
 }
 
 impl Forwarded {
-    /// A request of this client, which spoke `version`, for a host as the client named it.
-    pub(super) fn new(peer: &Rc<Peer>, version: Version, host: HeaderValue) -> Self {
-        Self { peer: Rc::clone(peer), version, host }
+    /// A request of this client, which sent this head.
+    pub(super) fn new(peer: &Rc<Peer>, asked: &Rc<RequestHead>) -> Self {
+        Self { peer: Rc::clone(peer), asked: Rc::clone(asked) }
     }
 
     /// Adds it to the request's fields, behind what earlier proxies told.
@@ -69,21 +69,22 @@ impl Forwarded {
 
     /// Writes it as lines.
     pub fn write(&self, head: &mut Vec<u8>) {
-        self.peer.write_told(&self.host, head, |head| self.each_of_peer(line_in(head)));
-        write_field(&VIA, &via(self.version), head);
+        self.peer.write_told(self.asked.host(), head, |head| self.each_of_peer(line_in(head)));
+        write_field(&VIA, &via(self.asked.version), head);
     }
 
     fn each(&self, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
         self.each_of_peer(&mut tell);
-        tell(VIA, &via(self.version));
+        tell(VIA, &via(self.asked.version));
     }
 
     /// What is the same for all requests of a client for one host.
     fn each_of_peer(&self, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
+        let host = HeaderValue::from_bytes(self.asked.host()).unwrap_or_else(|_| HeaderValue::from_static(""));
         tell(FORWARDED_FOR, self.peer.ip_value());
-        tell(FORWARDED, &self.peer.forwarded(&self.host));
+        tell(FORWARDED, &self.peer.forwarded(&host));
         tell(FORWARDED_PROTO, &self.peer.proto());
-        tell(FORWARDED_HOST, &self.host);
+        tell(FORWARDED_HOST, &host);
     }
 }
 
@@ -158,6 +159,11 @@ mod tests {
 
     use super::*;
 
+    fn asked(version: Version, host: &str) -> Rc<RequestHead> {
+        let request = http::Request::builder().version(version).header(http::header::HOST, host).body(());
+        Rc::new(request.expect("a request").into_parts().0.into())
+    }
+
     fn lines(write: impl Fn(&mut Vec<u8>)) -> Vec<String> {
         let mut head = Vec::new();
         write(&mut head);
@@ -174,7 +180,7 @@ mod tests {
     #[test]
     fn an_upstream_is_told_who_asks_and_how_in_either_version() {
         let peer = Rc::new(Peer::new(SocketAddr::from(([10, 0, 0, 1], 5555)), false));
-        let forwarded = Forwarded::new(&peer, Version::HTTP_2, HeaderValue::from_static("asked:80"));
+        let forwarded = Forwarded::new(&peer, &asked(Version::HTTP_2, "asked:80"));
         let told = [
             "x-forwarded-for: 10.0.0.1",
             "forwarded: for=10.0.0.1;host=\"asked:80\";proto=http",
@@ -192,11 +198,10 @@ mod tests {
         };
         assert_eq!(first(&forwarded), told);
         assert_eq!(first(&forwarded), told, "again, as it is kept");
-        let later = Forwarded::new(&peer, Version::HTTP_11, HeaderValue::from_static("other"));
+        let later = Forwarded::new(&peer, &asked(Version::HTTP_11, "other"));
         assert_eq!(first(&later)[3..], ["x-forwarded-host: other", "via: 1.1 cooldown"]);
         assert_eq!(first(&forwarded), told, "and again");
-        let long = HeaderValue::from_str(&"a".repeat(60_000)).expect("a value");
-        first(&Forwarded::new(&peer, Version::HTTP_11, long));
+        first(&Forwarded::new(&peer, &asked(Version::HTTP_11, &"a".repeat(60_000))));
         assert!(peer.holds_told() < 2_000, "a client keeps no long hosts");
         assert_eq!(fields(|headers| forwarded.tell(headers)), told);
     }

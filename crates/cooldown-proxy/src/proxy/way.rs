@@ -228,7 +228,7 @@ fn add(all: &mut SmallVec<[Way; 1]>, site: &Site, matched: Matched, by_model: bo
 
 fn no_route(arrival: &Arrival) -> ProxyError {
     ProxyError::NoRoute {
-        host: arrival.host().to_str().unwrap_or_default().to_owned(),
+        host: String::from_utf8_lossy(arrival.head.host()).into_owned(),
         path: arrival.head.uri.path().to_owned(),
         model: arrival.model().map(str::to_owned),
     }

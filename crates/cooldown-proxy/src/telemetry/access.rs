@@ -65,8 +65,9 @@ impl AccessLog {
     }
 
     /// Begins the line of a request that arrived now. `path` must come without its query, which may hold secrets.
-    pub fn line(&self, method: &Method, host: &str, path: &str) -> AccessLine {
+    pub fn line<'a>(&self, method: &Method, host: impl FnOnce() -> &'a str, path: &str) -> AccessLine {
         AccessLine(self.0.as_ref().map(|target| {
+            let host = host();
             let mut request = Vec::with_capacity(method.as_str().len() + host.len() + path.len() + 48);
             match target.format {
                 LogFormat::Text => text_request(&mut request, method, host, path),
@@ -354,7 +355,7 @@ mod tests {
     #[test]
     fn a_line_tells_the_whole_story_of_a_request() {
         let text = lines(LogFormat::Json, |log| {
-            let mut line = log.line(&Method::POST, "api.example.com", "/v1/chat");
+            let mut line = log.line(&Method::POST, || "api.example.com", "/v1/chat");
             line.route(&Arc::from("api.example.com"));
             line.client("alice");
             line.waited(Duration::from_micros(12_345));
@@ -381,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_client_that_leaves_gets_its_line_too() {
-        let text = lines(LogFormat::Text, |log| drop(log.line(&Method::GET, "h", "/slow")));
+        let text = lines(LogFormat::Text, |log| drop(log.line(&Method::GET, || "h", "/slow")));
         assert_eq!(text.lines().count(), 1);
         assert!(text.contains("INFO access: GET h/slow 499 wait_ms=0.0 total_ms="), "{text}");
     }
@@ -389,7 +390,7 @@ mod tests {
     #[test]
     fn a_response_that_breaks_off_is_told_from_a_whole_one() {
         let text = lines(LogFormat::Text, |log| {
-            let mut line = log.line(&Method::GET, "h", "/");
+            let mut line = log.line(&Method::GET, || "h", "/");
             line.sent();
             line.responded(StatusCode::OK);
         });
@@ -399,7 +400,7 @@ mod tests {
     #[test]
     fn a_refusal_names_its_code() {
         let text = lines(LogFormat::Text, |log| {
-            let mut line = log.line(&Method::GET, "h", "/");
+            let mut line = log.line(&Method::GET, || "h", "/");
             line.refused(StatusCode::TOO_MANY_REQUESTS, "queue_full");
             line.complete();
         });
@@ -410,23 +411,23 @@ mod tests {
     #[test]
     fn nothing_that_a_client_sends_can_forge_a_line() {
         let hostile = "/a\"b\\\n2026 INFO access: \u{1b}[31m\u{e9}";
-        let text = lines(LogFormat::Text, |log| drop(log.line(&Method::GET, "h", hostile)));
+        let text = lines(LogFormat::Text, |log| drop(log.line(&Method::GET, || "h", hostile)));
         assert_eq!(text.lines().count(), 1);
         assert!(text.contains("GET h/a\"b\\x5c\\x0a2026\\x20INFO"), "{text}");
-        let line = lines(LogFormat::Json, |log| drop(log.line(&Method::GET, "h", hostile)));
+        let line = lines(LogFormat::Json, |log| drop(log.line(&Method::GET, || "h", hostile)));
         assert_eq!(line.lines().count(), 1);
         assert_eq!(json(&line)["path"], hostile);
     }
 
     #[test]
     fn a_long_path_is_cut() {
-        let text = lines(LogFormat::Text, |log| drop(log.line(&Method::GET, "h", &"é".repeat(100_000))));
+        let text = lines(LogFormat::Text, |log| drop(log.line(&Method::GET, || "h", &"é".repeat(100_000))));
         assert!(text.len() < 5 * LONGEST);
     }
 
     #[test]
     fn lines_that_are_switched_off_are_not_written() {
-        let mut line = AccessLog::off().line(&Method::GET, "h", "/");
+        let mut line = AccessLog::off().line(&Method::GET, || "h", "/");
         line.sent();
         line.responded(StatusCode::OK);
         assert!(line.0.is_none());

@@ -4,16 +4,16 @@
 //! sends it, an answer wakes the client's task itself, and a dropped request closes the connection. A task of its own
 //! for each connection would cost two more wake-ups a request.
 
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
 use super::sending::Sending;
-use crate::fields::Fields;
 use crate::head::{RequestHead, ResponseHead};
 use crate::http1::{Coding, Decoder, MessageError, Reader, WriteError, Writer, read_answer};
 use crate::proxy::Forwarded;
@@ -133,7 +133,7 @@ impl Connection {
         let Sending { mut head, body, forwarded } = sending;
         self.awaited = if head.method == Method::HEAD { Awaited::HeadOnly } else { Awaited::Answer };
         let body = Some(body).filter(|body| !body.is_end_stream());
-        let coding = coding(&mut head.headers, body.as_ref());
+        let coding = coding(&mut head, body.as_ref());
         self.writer.begin(written(&head, forwarded.as_ref()), body, coding);
     }
 
@@ -201,25 +201,32 @@ impl Connection {
 }
 
 /// How the upstream is told where the body ends. Says so in the fields where nobody has.
-fn coding(headers: &mut Fields, body: Option<&RequestBody>) -> Coding {
+fn coding(head: &mut Rc<RequestHead>, body: Option<&RequestBody>) -> Coding {
     let Some(body) = body else {
-        headers.remove(TRANSFER_ENCODING);
+        without(head, TRANSFER_ENCODING);
         return Coding::Length(0);
     };
-    if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(CONTENT_LENGTH);
-        return Coding::chunked(headers);
+    if head.headers.contains_key(TRANSFER_ENCODING) {
+        without(head, CONTENT_LENGTH);
+        return Coding::chunked(&head.headers);
     }
-    let stated = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let stated = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if let Some(length) = stated {
         return Coding::Length(length);
     }
     if let Some(length) = body.size_hint().exact() {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        Rc::make_mut(head).headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         return Coding::Length(length);
     }
-    headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    Coding::chunked(headers)
+    Rc::make_mut(head).headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    Coding::chunked(&head.headers)
+}
+
+/// Takes a field away that hardly any request has here.
+fn without(head: &mut Rc<RequestHead>, name: HeaderName) {
+    if head.headers.contains_key(&name) {
+        Rc::make_mut(head).headers.remove(name);
+    }
 }
 
 /// A request's head as it is sent (RFC 9112 §3).

@@ -255,7 +255,7 @@ impl StreamPlace {
     ) -> Result<ResponseHead, ExchangeError> {
         let reused = self.connection.reused.replace(true);
         let Sending { head, body, forwarded } = *sending;
-        let mut request = head.into_request(body);
+        let mut request = head.to_request(body);
         forwarded.into_iter().for_each(|forwarded| forwarded.tell(request.headers_mut()));
         self.connection.to_http2(&mut request);
         // Each exchange has its own: what was sent before is over.
@@ -281,7 +281,7 @@ impl StreamPlace {
                 let mut request = request.map(Sent::unsent);
                 to_http1(&mut request);
                 let (head, body) = request.into_parts();
-                return ExchangeError::Unsent(Box::new(Sending { head: head.into(), body, forwarded: None }));
+                return ExchangeError::Unsent(Box::new(Sending { head: Rc::new(head.into()), body, forwarded: None }));
             }
             // An upstream that closes every new connection at once is not asked for ever.
             Some(_) => return ExchangeError::NotAccepted,
