@@ -8,7 +8,7 @@ use http::{HeaderValue, StatusCode, Version};
 use hyper::body::Body;
 use hyper::ext::ReasonPhrase;
 
-use super::Coding;
+use super::{Coding, length_in};
 use crate::fields::{Kind, write_field};
 use crate::head::ResponseHead;
 
@@ -93,7 +93,7 @@ fn write_fields(answer: &ResponseHead, head: &mut Vec<u8>) -> Said {
             // How it comes on this connection is said by whoever frames it.
             Kind::TransferEncoding => return false,
             Kind::ContentLength => {
-                said.length = value.to_str().ok().and_then(|length| length.parse().ok());
+                said.length = length_in(value.as_bytes());
                 return tells_length && said.length.is_some();
             }
             Kind::Connection => said.closes |= value.as_bytes().eq_ignore_ascii_case(b"close"),

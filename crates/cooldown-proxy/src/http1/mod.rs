@@ -23,6 +23,7 @@ pub(crate) use request::Asked;
 pub(crate) use response::read_answer;
 pub use side::ClientBody;
 pub(crate) use side::Side;
+pub(crate) use stated::length_in;
 pub use writer::{Coding, Filled, WriteError, Writer};
 
 /// The longest head of a message, in bytes.

@@ -57,6 +57,8 @@ impl Stated {
         match kind {
             Kind::ContentLength => tokens(value).for_each(|token| self.length = self.length.and(token)),
             Kind::TransferEncoding => tokens(value).for_each(|token| self.coding = self.coding.and(token)),
+            // As nearly every message has it.
+            Kind::Connection if value == "keep-alive" => self.keeps = true,
             Kind::Connection => {
                 for token in tokens(value) {
                     self.closes |= token.eq_ignore_ascii_case(b"close");
@@ -72,9 +74,7 @@ impl Stated {
 
 impl Length {
     fn and(self, token: &[u8]) -> Self {
-        // Digits only, although numbers may be written in other ways elsewhere.
-        let digits = std::str::from_utf8(token).ok().filter(|_| token.iter().all(u8::is_ascii_digit));
-        match (self, digits.and_then(|digits| digits.parse().ok())) {
+        match (self, length_in(token)) {
             (Self::Unstated, Some(length)) => Self::Bytes(length),
             (Self::Bytes(first) | Self::Repeated(first), Some(length)) if first == length => Self::Repeated(length),
             _ => Self::Invalid,
@@ -91,6 +91,15 @@ impl Transfer {
             _ => Self::Other,
         }
     }
+}
+
+/// A length is digits only (RFC 9110 §8.6), although numbers may be written in other ways elsewhere.
+pub(crate) fn length_in(token: &[u8]) -> Option<u64> {
+    let and = |sum: u64, digit: &u8| match digit {
+        b'0'..=b'9' => sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    };
+    token.iter().try_fold(0, and).filter(|_| !token.is_empty())
 }
 
 /// The members of a list (RFC 9110 §5.6.1). An empty field has one, which is empty.

@@ -134,8 +134,7 @@ impl Pacing {
         let mut keys =
             Keys { all: SmallVec::new(), upstream, key, model: model_key, pool: Key { limits: lists.pool, subject } };
         keys.all.push(upstream);
-        keys.all.extend(key);
-        keys.all.extend(model_key);
+        [key, model_key].into_iter().flatten().for_each(|key| keys.all.push(key));
         if let (Some(model), Some(subject)) = (model, of_model) {
             let matching = lists.globs.iter().filter(|(glob, _)| glob.matches(model));
             keys.all.extend(matching.map(|&(_, limits)| Key { limits, subject }));

@@ -264,8 +264,8 @@ impl Pacing {
     pub fn common_keys(&self, route: Option<usize>, host: &str, client: Option<usize>) -> CommonKeys {
         let default = route.and_then(|route| self.routes[route].default);
         let mut keys = CommonKeys::new();
-        keys.extend(self.domain_key(default, host));
-        keys.extend(client.and_then(|client| self.clients[client]).map(Key::whole));
+        let client = client.and_then(|client| self.clients[client]).map(Key::whole);
+        [self.domain_key(default, host), client].into_iter().flatten().for_each(|key| keys.push(key));
         keys
     }
 

@@ -82,18 +82,21 @@ fn remove(headers: &mut Fields, kinds: Kinds, not_passed: Kinds) {
 
 /// Removes what `connection` names, except what a message cannot do without.
 fn remove_named(headers: &mut Fields) {
-    // What nearly every message says names no field, and `keep-alive` goes anyway.
-    let names_none = |value: &Value<'_>| !matches!(value.as_bytes(), b"keep-alive" | b"close");
     let mut named: Vec<HeaderName> = Vec::new();
-    for value in headers.get_all(CONNECTION).filter(names_none) {
+    for (kind, value) in headers.by_kind() {
+        // What nearly every message says names no field, and `keep-alive` goes anyway.
+        if kind != Kind::Connection || matches!(value.as_bytes(), b"keep-alive" | b"close") {
+            continue;
+        }
         let options = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         named.extend(options.filter_map(|option| HeaderName::from_bytes(option).ok()));
     }
-    // Without these the upstream would read another message than we did.
-    let needed = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER, TE, UPGRADE];
-    for name in named.iter().filter(|name| !needed.contains(name)) {
-        headers.remove(name);
-    }
+    named.iter().filter(|name| !is_needed(name)).for_each(|name| headers.remove(name));
+}
+
+/// Whether the upstream would read another message than we did without this field.
+fn is_needed(name: &HeaderName) -> bool {
+    matches!(*name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING | TRAILER | TE | UPGRADE)
 }
 
 /// Whether `te` says that trailers are welcome (RFC 9110 §10.1.4).

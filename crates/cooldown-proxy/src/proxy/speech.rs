@@ -39,7 +39,9 @@ impl Speech {
             Self::Messages
         } else if path.ends_with("/responses") {
             Self::Responses
-        } else if path.contains(":generateContent") || path.contains(":streamGenerateContent") {
+        } else if path.contains(':')
+            && [":generateContent", ":streamGenerateContent"].iter().any(|it| path.contains(it))
+        {
             Self::Google
         } else {
             Self::Chat

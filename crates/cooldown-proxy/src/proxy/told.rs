@@ -114,7 +114,7 @@ impl Told {
     pub fn write(&self, head: &mut Vec<u8>) {
         if self.version == Version::HTTP_11 {
             head.extend_from_slice(&self.upstream.lines);
-            self.each_cost(line_in(head));
+            self.write_cost(head);
         } else {
             self.each(line_in(head));
         }
@@ -123,6 +123,14 @@ impl Told {
     fn each(&self, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
         Named::each(&self.upstream.name, self.version, &mut tell);
         self.each_cost(tell);
+    }
+
+    fn write_cost(&self, head: &mut Vec<u8>) {
+        // Most leave at once, and once.
+        if self.waited.is_zero() && self.attempts == 1 {
+            return head.extend_from_slice(b"x-cooldown-wait-ms: 0\r\nx-cooldown-attempts: 1\r\n");
+        }
+        self.each_cost(line_in(head));
     }
 
     fn each_cost(&self, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
@@ -221,5 +229,7 @@ mod tests {
             assert_eq!(lines(|head| told.write(head)), expected);
             assert_eq!(fields(|headers| told.tell(headers)), expected);
         }
+        let at_once = Told { version: Version::HTTP_11, upstream, waited: Duration::ZERO, attempts: 1 };
+        assert_eq!(lines(|head| at_once.write(head)), fields(|headers| at_once.tell(headers)));
     }
 }

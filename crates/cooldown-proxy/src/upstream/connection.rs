@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::deadline::Deadline;
 use super::sending::Sending;
 use crate::head::{RequestHead, ResponseHead};
-use crate::http1::{Coding, Decoder, MessageError, Reader, WriteError, Writer, read_answer};
+use crate::http1::{Coding, Decoder, MessageError, Reader, WriteError, Writer, length_in, read_answer};
 use crate::proxy::Forwarded;
 use crate::proxy::request_body::RequestBody;
 use crate::stream::Stream;
@@ -210,7 +210,7 @@ fn coding(head: &mut Rc<RequestHead>, body: Option<&RequestBody>) -> Coding {
         without(head, CONTENT_LENGTH);
         return Coding::chunked(&head.headers);
     }
-    let stated = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let stated = head.headers.get(CONTENT_LENGTH).and_then(|length| length_in(length.as_bytes()));
     if let Some(length) = stated {
         return Coding::Length(length);
     }
