@@ -226,7 +226,7 @@ impl Arrival {
 }
 
 /// The credentials that a request carries for its upstream, in a field or in Gemini's way.
-fn credentials<'a>(head: &'a RequestHead, kinds: Kinds) -> Option<&'a [u8]> {
+fn credentials(head: &RequestHead, kinds: Kinds) -> Option<&[u8]> {
     let in_fields = || caller::credentials(&head.headers).map(Value::as_bytes);
     let in_query = || {
         let key = caller::credentials_in_query(&head.uri)?;

@@ -21,7 +21,7 @@ pub struct Peer {
     ip: String,
     ip_value: HeaderValue,
     /// What upstreams are told about it, as lines, for the host that was asked for last; it hardly changes on one connection.
-    told: RefCell<Option<(Box<[u8]>, Box<[u8]>)>>,
+    told: RefCell<Option<ToldOf>>,
     /// How many requests have begun.
     requests: Cell<u64>,
     /// How many of them have not ended.
@@ -30,6 +30,13 @@ pub struct Peer {
     passed: RefCell<Vec<Weak<Passed>>>,
     /// It is spoken to over TLS.
     secure: bool,
+}
+
+/// What upstreams are told about a client for one host.
+#[derive(Debug)]
+struct ToldOf {
+    host: Box<[u8]>,
+    lines: Box<[u8]>,
 }
 
 impl Peer {
@@ -104,15 +111,13 @@ impl Peer {
     /// Writes what upstreams are told about it with a request for this host, which `write` would write anew.
     pub(super) fn write_told(&self, host: &[u8], head: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
         let mut last = self.told.borrow_mut();
-        if let Some((for_host, lines)) = &*last
-            && **for_host == *host
-        {
-            return head.extend_from_slice(lines);
+        if let Some(told) = last.as_ref().filter(|told| *told.host == *host) {
+            return head.extend_from_slice(&told.lines);
         }
         let start = head.len();
         write(head);
         let lines = Some(&head[start..]).filter(|lines| lines.len() <= LONGEST_KEPT);
-        *last = lines.map(|lines| (host.into(), lines.into()));
+        *last = lines.map(|lines| ToldOf { host: host.into(), lines: lines.into() });
     }
 
     /// `forwarded` (RFC 7239) for a request that asks for this host.
@@ -129,7 +134,7 @@ impl Peer {
 impl Peer {
     /// How much is kept of what upstreams are told, in bytes.
     pub(super) fn holds_told(&self) -> usize {
-        self.told.borrow().as_ref().map_or(0, |(host, lines)| host.len() + lines.len())
+        self.told.borrow().as_ref().map_or(0, |told| told.host.len() + told.lines.len())
     }
 }
 
