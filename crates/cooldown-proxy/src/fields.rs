@@ -73,7 +73,7 @@ impl Fields {
         self.lines.is_empty()
     }
 
-    /// The first value of this name.
+    /// The first value of this name, which is in lower case, as all names here are.
     pub fn get(&self, name: impl AsRef<str>) -> Option<Value<'_>> {
         self.find(name.as_ref().as_bytes()).map(|index| self.value(&self.lines[index]))
     }
@@ -103,6 +103,11 @@ impl Fields {
         self.lines.iter().map(|line| self.name(line))
     }
 
+    /// The values of this kind.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = Value<'_>> {
+        self.by_kind().filter(move |(other, _)| *other == kind).map(|(_, value)| value)
+    }
+
     /// Names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Value<'_>)> {
         self.lines.iter().map(|line| (self.name(line), self.value(line)))
@@ -126,8 +131,13 @@ impl Fields {
 
     /// Takes all fields of this name away.
     pub fn remove(&mut self, name: impl AsRef<str>) {
+        self.remove_where(|other| other == name.as_ref().as_bytes());
+    }
+
+    /// Takes all fields away whose name is meant.
+    pub fn remove_where(&mut self, is_meant: impl Fn(&[u8]) -> bool) {
         let text = &self.text;
-        self.lines.retain(|line| text[line.name.range()] != *name.as_ref().as_bytes());
+        self.lines.retain(|line| !is_meant(&text[line.name.range()]));
     }
 
     /// Takes all fields of these kinds away.
@@ -164,8 +174,6 @@ impl Fields {
     }
 
     /// The same as a map.
-    ///
-    /// What a map does not take is not in it: nothing that was read as a field, or added as one.
     pub fn to_map(&self) -> HeaderMap {
         let mut map = HeaderMap::with_capacity(self.len());
         for line in &self.lines {
@@ -179,6 +187,7 @@ impl Fields {
     }
 
     fn find(&self, name: &[u8]) -> Option<usize> {
+        debug_assert!(!name.iter().any(u8::is_ascii_uppercase), "no field has such a name");
         self.lines.iter().position(|line| self.name(line) == name)
     }
 
@@ -255,12 +264,6 @@ impl<'a> Value<'a> {
     }
 }
 
-impl PartialEq<str> for Value<'_> {
-    fn eq(&self, other: &str) -> bool {
-        self.0 == other.as_bytes()
-    }
-}
-
 impl PartialEq<&str> for Value<'_> {
     fn eq(&self, other: &&str) -> bool {
         self.0 == other.as_bytes()
@@ -296,9 +299,11 @@ impl Clone for Fields {
     }
 }
 
+/// HTTP/2 lets a quotation mark pass in a name, which is none then (RFC 9110 §5.6.2): such a field is left out.
 impl From<&HeaderMap> for Fields {
     fn from(map: &HeaderMap) -> Self {
-        map.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+        let named = map.iter().filter(|(name, _)| !name.as_str().contains('"'));
+        named.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 }
 
@@ -401,10 +406,48 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sensitive_stays_so() {
+        let mut map = HeaderMap::new();
+        let mut secret = HeaderValue::from_static("Bearer x");
+        secret.set_sensitive(true);
+        map.insert(http::header::AUTHORIZATION, secret);
+        let fields = Fields::from(&map);
+        for fields in [fields.clone(), fields] {
+            assert!(fields.to_map()["authorization"].is_sensitive(), "HTTP/2 must not index it");
+        }
+    }
+
+    #[test]
+    fn what_only_http2_takes_for_a_name_is_left_out() {
+        let mut map = HeaderMap::new();
+        map.insert(HeaderName::from_lowercase(b"a\"b").expect("a name"), HeaderValue::from_static("1"));
+        map.insert("c", HeaderValue::from_static("2"));
+        assert_eq!(written(&Fields::from(&map)), "c: 2\r\n");
+    }
+
+    #[test]
+    fn what_waits_has_no_room_to_spare() {
+        let fields = read("a: 1\r\n\r\n");
+        let mut waits = fields.clone();
+        waits.compact();
+        assert_eq!(waits, fields);
+        assert!(waits.text.capacity() < ROOM.1 && waits.lines.capacity() < ROOM.0);
+    }
+
+    #[test]
     fn a_value_is_text_if_it_is_ascii() {
         let mut fields = Fields::default();
         fields.append(HeaderName::from_static("a"), HeaderValue::from_bytes(b"caf\xc3\xa9").expect("a value"));
         assert_eq!(fields.get("a").map(Value::to_str), Some(Err(NotText)));
+    }
+
+    /// A head of lines that are written in odd ways.
+    fn any_head() -> impl Strategy<Value = String> {
+        let name = prop::sample::select(&["a", "B", "Content-Length", "x-Cooldown-a", "Te", "!#$%&'*+-.^_`|~9"][..]);
+        let end = prop::sample::select(&["\r\n", "\n"][..]);
+        let line = (name, "[ \t]{0,2}", "[!-~]([ -~\t]{0,6}[!-~])?|", "[ \t]{0,2}", end)
+            .prop_map(|(name, before, value, after, end)| format!("{name}:{before}{value}{after}{end}"));
+        prop::collection::vec(line, 0..8).prop_map(|lines| format!("{}\r\n", lines.concat()))
     }
 
     fn any_field() -> impl Strategy<Value = (HeaderName, HeaderValue)> {
@@ -413,6 +456,15 @@ mod tests {
     }
 
     proptest! {
+        /// What httparse has read needs no second look: `http` takes it, and it is read again as it is written.
+        #[test]
+        fn what_was_read_is_valid_and_is_written_as_it_is_read(head in any_head()) {
+            let fields = read(&head);
+            prop_assert_eq!(fields.to_map().len(), fields.len());
+            prop_assert_eq!(&read(&format!("{}\r\n", written(&fields))), &fields);
+            prop_assert_eq!(&Fields::from(&fields.to_map()).to_map(), &fields.to_map());
+        }
+
         /// A map says what should be there.
         #[test]
         fn what_is_done_to_fields_is_what_a_map_does(

@@ -1,10 +1,11 @@
 //! Heads of messages, whichever version of HTTP they came in.
 
-use http::header::HOST;
-use http::{Method, Request, Response, StatusCode, Uri, Version, request, response};
+use std::rc::Rc;
+
+use http::{HeaderName, Method, Request, Response, StatusCode, Uri, Version, request, response};
 use hyper::ext::ReasonPhrase;
 
-use crate::fields::{Fields, Value};
+use crate::fields::{Fields, Kind, Value};
 
 /// What comes before the body of a request.
 #[derive(Debug, Clone)]
@@ -38,7 +39,7 @@ impl RequestHead {
     pub fn host(&self) -> &[u8] {
         match self.uri.authority() {
             Some(authority) => authority.as_str().as_bytes(),
-            None => self.headers.get(HOST).map_or(&[], Value::as_bytes),
+            None => self.headers.of_kind(Kind::Host).next().map_or(&[], Value::as_bytes),
         }
     }
 
@@ -47,8 +48,14 @@ impl RequestHead {
         let mut request = Request::new(body);
         *request.headers_mut() = self.headers.to_map();
         (*request.method_mut(), *request.uri_mut()) = (self.method.clone(), self.uri.clone());
-        *request.version_mut() = self.version;
         request
+    }
+
+    /// Takes a field away that a shared head hardly ever has.
+    pub fn remove(head: &mut Rc<Self>, name: HeaderName) {
+        if head.headers.contains_key(&name) {
+            Rc::make_mut(head).headers.remove(name);
+        }
     }
 }
 

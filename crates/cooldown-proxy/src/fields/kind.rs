@@ -7,6 +7,8 @@
 pub enum Kind {
     /// Passed on; whoever wants it looks it up by its name.
     Other,
+    /// `host`.
+    Host,
     /// `connection`: it may name more fields that end here.
     Connection,
     /// `content-length`.
@@ -41,12 +43,13 @@ pub enum Kind {
 
 /// Some kinds of fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Kinds(u16);
+pub struct Kinds(u32);
 
 impl Kind {
     /// What a field of this name is, which is in lower case.
     pub(super) fn of(name: &[u8]) -> Self {
         match name {
+            b"host" => Self::Host,
             b"connection" => Self::Connection,
             b"content-length" => Self::ContentLength,
             b"transfer-encoding" => Self::TransferEncoding,
@@ -85,12 +88,12 @@ impl Kinds {
 
     /// These and one more.
     pub const fn and(self, kind: Kind) -> Self {
-        Self(self.0 | 1 << kind as u16)
+        Self(self.0 | 1 << kind as u32)
     }
 
     /// Whether it is one of them.
     pub const fn has(self, kind: Kind) -> bool {
-        self.0 >> kind as u16 & 1 == 1
+        self.0 >> kind as u32 & 1 == 1
     }
 
     /// Whether one is in both.
@@ -106,14 +109,23 @@ mod tests {
     use super::*;
 
     #[rstest]
+    #[case(Kind::Host, &["host"])]
     #[case(Kind::Connection, &["connection"])]
+    #[case(Kind::ContentLength, &["content-length"])]
+    #[case(Kind::TransferEncoding, &["transfer-encoding"])]
+    #[case(Kind::Te, &["te"])]
+    #[case(Kind::Upgrade, &["upgrade"])]
+    #[case(Kind::Expect, &["expect"])]
+    #[case(Kind::Priority, &["priority"])]
+    #[case(Kind::RetryCount, &["x-stainless-retry-count"])]
+    #[case(Kind::Date, &["date"])]
     #[case(Kind::HopByHop, &["keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate"])]
     #[case(Kind::Forwarded, &["x-forwarded-host", "x-forwarded-proto"])]
     #[case(Kind::Ours, &["x-cooldown-client", "x-cooldown-"])]
     #[case(Kind::Credentials, &["authorization", "x-api-key", "api-key", "x-goog-api-key"])]
     #[case(Kind::Patience, &["prefer", "x-stainless-timeout", "x-stainless-read-timeout", "x-server-timeout", "grpc-timeout"])]
     #[case(Kind::Limits, &["ratelimit", "retry-after", "x-ms-retry-after-ms", "anthropic-ratelimit-unified-status", "x-tokenlimit-remaining"])]
-    #[case(Kind::Other, &["", "host", "accept", "x-forwarded-for", "x-cooldown", "via", "unlimited"])]
+    #[case(Kind::Other, &["", "hosts", "accept", "x-forwarded-for", "x-cooldown", "via", "unlimited"])]
     fn a_kind_is_told_by_the_name(#[case] kind: Kind, #[case] names: &[&str]) {
         for name in names {
             assert_eq!(Kind::of(name.as_bytes()), kind, "{name}");

@@ -1,7 +1,7 @@
 //! Messages of HTTP/1.1 (RFC 9112) on a byte stream: heads, how a body ends, and bodies in both directions.
 //!
 //! Whoever holds the stream polls what it needs; there is no task, no channel and no buffer that outlives its use. What a
-//! library does well, it does: httparse reads heads and the sizes of chunks, `http` has the fields. What is ours is the framing,
+//! library does well, it does: httparse reads heads and the sizes of chunks. What is ours is the framing,
 //! with every rule of RFC 9112 §6.3 in one place, and the way of bytes.
 
 mod answer;

@@ -67,7 +67,7 @@ impl Reader {
         self.held.split_to(count).freeze()
     }
 
-    /// Takes the first `count` bytes, which are a head: in memory of its own, and no more than it needs.
+    /// Takes the first `count` bytes, which are a head, in memory of its own.
     pub(super) fn take_head(&mut self, count: usize) -> Vec<u8> {
         self.searched = 0;
         if count == self.held.len() && self.room == SHORT {

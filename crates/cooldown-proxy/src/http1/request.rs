@@ -1,6 +1,7 @@
 //! Heads of requests.
 
 use std::mem::MaybeUninit;
+use std::rc::Rc;
 
 use http::header::{EXPECT, UPGRADE};
 use http::{Method, Uri, Version};
@@ -15,7 +16,7 @@ use crate::head::RequestHead;
 /// A request whose head has come.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    pub head: RequestHead,
+    pub head: Rc<RequestHead>,
     /// Its body.
     pub body: Decoder,
     /// Whether another one may follow on the connection.
@@ -81,7 +82,7 @@ fn asked(head: RequestHead) -> Result<Asked, MessageError> {
         wants_upgrade: stated.others && headers.contains_key(UPGRADE),
         takes_trailers: stated.trailers,
         body,
-        head,
+        head: Rc::new(head),
     })
 }
 

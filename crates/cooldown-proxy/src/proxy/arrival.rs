@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use cooldown_pacer::{Instant, Urgency};
-use http::Method;
+use http::{Method, Version};
 use hyper::body::Body;
 
 use super::budget;
@@ -66,7 +66,7 @@ impl Arrival {
     pub(super) fn prepare(
         worker: &Rc<Worker>,
         peer: &Rc<Peer>,
-        mut head: RequestHead,
+        mut head: Rc<RequestHead>,
         (body, end): (RequestBody, Option<ClientEnd>),
         record: &mut Record,
     ) -> Result<Box<Self>, ProxyError> {
@@ -87,12 +87,13 @@ impl Arrival {
             if kinds.has(Kind::Patience) { budget::wait_budget(&head.headers, site.max_wait) } else { site.max_wait };
         let urgency = if kinds.has(Kind::Priority) { budget::urgency(&head.headers) } else { None };
         let upgrade = end.filter(|_| headers::names_upgrade(&head.headers));
-        site.callers.remove_tokens(&mut head.headers, &caller);
+        // Nobody else has the head yet: nothing is copied.
+        site.callers.remove_tokens(&mut Rc::make_mut(&mut head).headers, &caller);
         let credentials = credentials(&head, kinds).map(|credentials| site.pacing.fingerprint(credentials));
-        headers::to_upstream(&mut head.headers, upgrade.is_some());
+        headers::to_upstream(&mut Rc::make_mut(&mut head).headers, upgrade.is_some());
         let (call, trace, returns) = (None, None, false);
         let mut arrival = Self {
-            head: Rc::new(head),
+            head,
             peer: Rc::clone(peer),
             body,
             upgrade,
@@ -199,7 +200,9 @@ impl Arrival {
     pub(super) fn compact(&mut self) {
         if let Some(head) = Rc::get_mut(&mut self.head) {
             head.headers.compact();
-            compact::uri(&mut head.uri);
+            if head.version == Version::HTTP_2 {
+                compact::uri(&mut head.uri);
+            }
         }
     }
 

@@ -88,9 +88,17 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+    use crate::fields::Kind;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> Fields {
         fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn every_field_that_is_read_is_known_by_its_kind() {
+        for name in TIMEOUTS.into_iter().chain([PREFER, GRPC_TIMEOUT]) {
+            assert!(Fields::from_iter([(name, HeaderValue::from_static("1"))]).kinds().has(Kind::Patience));
+        }
     }
 
     #[test]

@@ -159,9 +159,7 @@ pub(super) fn credentials_in_query(uri: &Uri) -> Option<&str> {
 
 /// Removes the credentials that a request carries.
 pub(super) fn remove_credentials(headers: &mut Fields) {
-    for name in &CREDENTIALS {
-        headers.remove(name);
-    }
+    headers.remove_kinds(Kinds::of(&[Kind::Credentials]));
 }
 
 /// Every token is compared, so that the time tells nothing about which one is near.
@@ -224,6 +222,16 @@ mod tests {
         let callers = Callers::new(None, by);
         let found = callers.configured(&clients, &headers).ok()?;
         Some((found.client?, found.token_field))
+    }
+
+    #[test]
+    fn every_field_of_credentials_is_known_by_its_kind() {
+        for name in CREDENTIALS {
+            let mut headers = Fields::from_iter([(name, HeaderValue::from_static("x"))]);
+            assert!(headers.kinds().has(Kind::Credentials) && credentials(&headers).is_some());
+            remove_credentials(&mut headers);
+            assert!(headers.is_empty());
+        }
     }
 
     #[test]

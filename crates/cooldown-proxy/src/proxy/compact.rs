@@ -1,5 +1,5 @@
-//! Makes a target that will wait small: it may be a slice of the buffer that the connection reads into, most of which is empty.
-//! Thousands may wait, so it gets memory of its own, and only as much as it needs.
+//! Makes a target of HTTP/2 that will wait small: it may be a slice of the buffer that its connection reads into, most of which is
+//! empty. Thousands may wait, so it gets memory of its own, and only as much as it needs.
 
 use bytes::Bytes;
 use http::Uri;

@@ -1,6 +1,9 @@
 //! What a proxy changes in the fields that it passes on (RFC 9110 §7.6).
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use std::collections::HashSet;
+
+use foldhash::fast::RandomState;
+use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::fields::{Fields, Kind, Kinds, Value};
@@ -80,23 +83,22 @@ fn remove(headers: &mut Fields, kinds: Kinds, not_passed: Kinds) {
     }
 }
 
-/// Removes what `connection` names, except what a message cannot do without.
+/// Removes what `connection` names, except what a message cannot do without. Names are collected first: there may be as many as a
+/// head has room for, and each of them as often.
 fn remove_named(headers: &mut Fields) {
-    let mut named: Vec<HeaderName> = Vec::new();
-    for (kind, value) in headers.by_kind() {
-        // What nearly every message says names no field, and `keep-alive` goes anyway.
-        if kind != Kind::Connection || matches!(value.as_bytes(), b"keep-alive" | b"close") {
-            continue;
-        }
-        let options = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-        named.extend(options.filter_map(|option| HeaderName::from_bytes(option).ok()));
+    // What nearly every message says names no field, and `keep-alive` goes anyway.
+    let telling = headers.of_kind(Kind::Connection).filter(|value| *value != "keep-alive" && *value != "close");
+    let options = telling.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let options = options.map(|option| option.trim_ascii().to_ascii_lowercase());
+    let named: HashSet<Vec<u8>, RandomState> = options.filter(|option| !is_needed(option)).collect();
+    if !named.is_empty() {
+        headers.remove_where(|name| named.contains(name));
     }
-    named.iter().filter(|name| !is_needed(name)).for_each(|name| headers.remove(name));
 }
 
-/// Whether the upstream would read another message than we did without this field.
-fn is_needed(name: &HeaderName) -> bool {
-    matches!(*name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING | TRAILER | TE | UPGRADE)
+/// Whether the upstream would read another message than we did without a field of this name.
+fn is_needed(name: &[u8]) -> bool {
+    matches!(name, b"host" | b"content-length" | b"transfer-encoding" | b"trailer" | b"te" | b"upgrade")
 }
 
 /// Whether `te` says that trailers are welcome (RFC 9110 §10.1.4).

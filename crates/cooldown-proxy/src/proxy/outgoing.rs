@@ -15,6 +15,8 @@ use super::site::Route;
 use super::told::Forwarded;
 use super::way::Way;
 use crate::config::model::ProviderKind;
+use crate::head::RequestHead;
+use crate::http1::length_in;
 use crate::provider::{Edit, rewrite};
 use crate::upstream::Sending;
 
@@ -31,12 +33,7 @@ impl Outgoing {
     ///
     /// # Errors
     /// When the path makes no sense there, or the body has been sent and is gone.
-    pub(super) fn build(
-        arrival: &mut Arrival,
-        route: &Route,
-        way: &Way,
-        counts_tokens: bool,
-    ) -> Result<Self, ProxyError> {
+    pub(super) fn build(arrival: &Arrival, route: &Route, way: &Way, counts_tokens: bool) -> Result<Self, ProxyError> {
         let asked = &arrival.head;
         // Most of it is passed on as it came: what is changed is changed in a copy.
         let mut head = Rc::clone(asked);
@@ -59,22 +56,23 @@ impl Outgoing {
             Some(call @ Call { body: Some(body), .. }) => {
                 let usage = call.ask_usage.clone().filter(|_| counts_tokens);
                 asks_usage = usage.is_some();
-                let headers = &mut Rc::make_mut(&mut head).headers;
                 let edits: Vec<Edit> = renamed(call, route).into_iter().chain(usage).collect();
                 // What comes after the body can be sent in chunks only.
                 if !edits.is_empty() && call.trailers.is_none() {
-                    headers.remove(TRANSFER_ENCODING);
+                    RequestHead::remove(&mut head, TRANSFER_ENCODING);
                 }
                 if asks_usage {
                     // What only we asked for is removed again, which takes a response that can be read.
-                    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+                    Rc::make_mut(&mut head).headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
                 }
                 let pieces = rewrite(body, edits);
                 let length: usize = pieces.iter().map(bytes::Bytes::len).sum();
-                if !headers.contains_key(TRANSFER_ENCODING) {
-                    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+                let in_chunks = head.headers.contains_key(TRANSFER_ENCODING);
+                let stated = head.headers.get(CONTENT_LENGTH).and_then(|length| length_in(length.as_bytes()));
+                if !in_chunks && stated != Some(length as u64) {
+                    Rc::make_mut(&mut head).headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
                 }
-                let trailers = call.trailers.clone().filter(|_| headers.contains_key(TRANSFER_ENCODING));
+                let trailers = call.trailers.clone().filter(|_| in_chunks);
                 RequestBody::of(pieces, trailers)
             }
             _ => arrival.body.again().ok_or(ProxyError::Broken)?,

@@ -70,9 +70,9 @@ impl From<Response<ResponseBody>> for Reply {
 pub fn serve(
     worker: &Rc<Worker>,
     peer: &Rc<Peer>,
-    (head, arriving): (RequestHead, Arriving),
+    (head, arriving): (Rc<RequestHead>, Arriving),
     delivery: Delivery,
-) -> impl Future<Output = Reply> + use<> {
+) -> Pin<Box<impl Future<Output = Reply> + use<>>> {
     let Delivery { end, is_ambiguous } = delivery;
     let in_flight = worker.begin(peer);
     let mut record = begin_record(worker, &head);
@@ -91,7 +91,7 @@ pub fn serve(
     // Errors are large, and few.
     let prepared = prepared.map_err(|error| Box::new((error, stranger)));
     let worker = Rc::clone(worker);
-    async move {
+    Box::pin(async move {
         let mut reply = match prepared {
             Ok(arrival) if arrival.may_be_kept(&worker.site) => {
                 Box::pin(kept::keep(&worker, arrival, record, in_flight)).await
@@ -113,7 +113,7 @@ pub fn serve(
             reply.head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         reply
-    }
+    })
 }
 
 /// Runs a step of a request; a panic in it fails that request alone. What it leaves behind is dropped with the request,
@@ -228,9 +228,11 @@ mod tests {
         assert!(matches!(survived, Err(ProxyError::Internal(_))), "{survived:?}");
     }
 
+    type Came = (Rc<RequestHead>, Arriving);
+
     /// The size of what a function returns, without calling it.
     fn size_of_answer<F: Future>(
-        _: &dyn Fn(&'static Rc<Worker>, &'static Rc<Peer>, (RequestHead, Arriving), Delivery) -> F,
+        _: &dyn Fn(&'static Rc<Worker>, &'static Rc<Peer>, Came, Delivery) -> Pin<Box<F>>,
     ) -> usize {
         size_of::<F>()
     }

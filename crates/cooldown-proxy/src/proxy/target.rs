@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{HOST, TRANSFER_ENCODING};
+use http::header::TRANSFER_ENCODING;
 use http::{Method, Version};
 
 use super::error::ProxyError;
@@ -68,7 +68,7 @@ fn check_framing(headers: &Fields) -> Result<(), ProxyError> {
 
 /// Host and port of the field.
 fn host_field(head: &RequestHead) -> Result<(&str, Option<u16>), ProxyError> {
-    let mut hosts = head.headers.get_all(HOST);
+    let mut hosts = head.headers.of_kind(Kind::Host);
     let host = match hosts.next() {
         Some(host) => host.to_str().map_err(|_| ProxyError::InvalidRequest("`host` is not plain text"))?,
         None if head.version == Version::HTTP_10 => "",

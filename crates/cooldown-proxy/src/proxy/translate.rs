@@ -45,7 +45,7 @@ pub fn serve_stream(
     let wish = to_http1(&mut request);
     let end = request.extensions_mut().remove::<OnUpgrade>().map(ClientEnd::Http2);
     let (head, body) = request.into_parts();
-    let answered = serve(worker, peer, (head.into(), Arriving::Http2(body)), Delivery { end, is_ambiguous });
+    let answered = serve(worker, peer, (Rc::new(head.into()), Arriving::Http2(body)), Delivery { end, is_ambiguous });
     async move {
         let response = answered.await.whole();
         Ok(match wish {

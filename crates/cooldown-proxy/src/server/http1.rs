@@ -138,7 +138,7 @@ impl Http1 {
         let delivery = Delivery { end: end.map(ClientEnd::Http1), is_ambiguous };
         let Client { current, peer, .. } = &self.client;
         let answering = current.with(|worker| proxy::serve(worker, peer, (head, body), delivery));
-        (Box::pin(answering), switch)
+        (answering, switch)
     }
 
     /// Makes the answer to the present request ready to be written; `None` if the client has gone.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderValue, Method};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -203,11 +203,11 @@ impl Connection {
 /// How the upstream is told where the body ends. Says so in the fields where nobody has.
 fn coding(head: &mut Rc<RequestHead>, body: Option<&RequestBody>) -> Coding {
     let Some(body) = body else {
-        without(head, TRANSFER_ENCODING);
+        RequestHead::remove(head, TRANSFER_ENCODING);
         return Coding::Length(0);
     };
     if head.headers.contains_key(TRANSFER_ENCODING) {
-        without(head, CONTENT_LENGTH);
+        RequestHead::remove(head, CONTENT_LENGTH);
         return Coding::chunked(&head.headers);
     }
     let stated = head.headers.get(CONTENT_LENGTH).and_then(|length| length_in(length.as_bytes()));
@@ -220,13 +220,6 @@ fn coding(head: &mut Rc<RequestHead>, body: Option<&RequestBody>) -> Coding {
     }
     Rc::make_mut(head).headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     Coding::chunked(&head.headers)
-}
-
-/// Takes a field away that hardly any request has here.
-fn without(head: &mut Rc<RequestHead>, name: HeaderName) {
-    if head.headers.contains_key(&name) {
-        Rc::make_mut(head).headers.remove(name);
-    }
 }
 
 /// A request's head as it is sent (RFC 9112 §3).

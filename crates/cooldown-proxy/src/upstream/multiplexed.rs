@@ -256,6 +256,7 @@ impl StreamPlace {
         let reused = self.connection.reused.replace(true);
         let Sending { head, body, forwarded } = *sending;
         let mut request = head.to_request(body);
+        drop(head);
         forwarded.into_iter().for_each(|forwarded| forwarded.tell(request.headers_mut()));
         self.connection.to_http2(&mut request);
         // Each exchange has its own: what was sent before is over.

@@ -70,6 +70,8 @@ async fn the_clients_host_is_kept_unless_the_route_wants_the_upstreams() {
     get(proxy.address(), "changed.example", "/").await;
     let hosts: Vec<_> = upstream.seen().iter().map(|seen| seen.field("host")).collect();
     assert_eq!(hosts, ["kept.example".to_owned(), upstream.address.to_string()]);
+    let told: Vec<_> = upstream.seen().iter().map(|seen| seen.field("x-forwarded-host")).collect();
+    assert_eq!(told, ["kept.example", "changed.example"], "as the client named it");
 }
 
 #[tokio::test]

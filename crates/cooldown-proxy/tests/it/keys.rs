@@ -89,6 +89,26 @@ async fn a_limit_of_a_model_holds_for_each_key() {
 }
 
 #[tokio::test]
+async fn a_provider_of_ours_that_refuses_our_key_is_followed_by_one_that_gets_the_callers() {
+    let refusing = LlmProvider::start(Behaviour::new(Dialect::OpenAi).failing(When::Always, Failure::Unauthorized));
+    let other = LlmProvider::start(Behaviour::new(Dialect::OpenAi));
+    let proxy = Proxy::start(&format!(
+        "providers:\n  a: {{endpoint: \"{}\", api_key: sk-ours, models: [m]}}\n  \
+         b: {{endpoint: \"{}\", api_key: client, models: [m]}}",
+        refusing.url(),
+        other.url()
+    ));
+    let mut asked = crate::support::post("/v1/chat/completions", chat("m", "hello").to_string());
+    asked.headers_mut().insert("authorization", "Bearer sk-of-the-caller".parse().expect("a value"));
+    assert_eq!(crate::support::fetch(proxy.address(), asked).await.status, StatusCode::OK);
+    let keys =
+        |provider: &LlmProvider| provider.attempts().iter().map(|attempt| attempt.key.clone()).collect::<Vec<_>>();
+    assert!(keys(&refusing).iter().all(|key| key.ends_with("sk-ours")), "{:?}", keys(&refusing));
+    assert!(keys(&other).iter().all(|key| key.ends_with("sk-of-the-caller")), "{:?}", keys(&other));
+    assert_eq!((refusing.attempts().len(), other.attempts().len()), (1, 1));
+}
+
+#[tokio::test]
 async fn a_callers_own_key_that_one_provider_refuses_is_not_shown_to_another() {
     let refusing = LlmProvider::start(Behaviour::new(Dialect::OpenAi).failing(When::Always, Failure::Unauthorized));
     let other = LlmProvider::start(Behaviour::new(Dialect::OpenAi));

@@ -14,7 +14,8 @@ async fn named(name: &'static str) -> Upstream {
 
 struct World {
     proxy: Proxy,
-    _upstreams: Vec<Upstream>,
+    /// In the order of the routes.
+    upstreams: Vec<Upstream>,
 }
 
 impl World {
@@ -33,7 +34,7 @@ impl World {
             routes.push_str(&format!("  \"{rule}\": \"{}\"\n", upstream.url()));
             upstreams.push(upstream);
         }
-        Self { proxy: Proxy::start(&routes), _upstreams: upstreams }
+        Self { proxy: Proxy::start(&routes), upstreams }
     }
 
     fn address(&self) -> SocketAddr {
@@ -69,6 +70,8 @@ async fn an_absolute_form_request_goes_by_its_own_authority() {
     let bytes = b"GET http://api.example.com/v1 HTTP/1.1\r\nHost: other.example.com\r\nConnection: close\r\n\r\n";
     let answer = raw(world.address(), bytes).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("exact"), "{answer}");
+    let seen = world.upstreams[0].seen();
+    assert_eq!(seen.iter().map(|seen| seen.field("host")).collect::<Vec<_>>(), ["api.example.com"]);
 }
 
 #[tokio::test]
