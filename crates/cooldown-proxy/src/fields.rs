@@ -108,6 +108,16 @@ impl Fields {
         self.by_kind().filter(move |(other, _)| *other == kind).map(|(_, value)| value)
     }
 
+    /// The first value of this kind.
+    pub fn first(&self, kind: Kind) -> Option<Value<'_>> {
+        self.of_kind(kind).next()
+    }
+
+    /// Whether there is one of this kind.
+    pub fn has(&self, kind: Kind) -> bool {
+        self.lines.iter().any(|line| line.kind == kind)
+    }
+
     /// Names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Value<'_>)> {
         self.lines.iter().map(|line| (self.name(line), self.value(line)))

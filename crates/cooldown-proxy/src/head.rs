@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use http::{HeaderName, Method, Request, Response, StatusCode, Uri, Version, request, response};
+use http::{Method, Request, Response, StatusCode, Uri, Version, request, response};
 use hyper::ext::ReasonPhrase;
 
-use crate::fields::{Fields, Kind, Value};
+use crate::fields::{Fields, Kind, Kinds, Value};
 
 /// What comes before the body of a request.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ impl RequestHead {
     pub fn host(&self) -> &[u8] {
         match self.uri.authority() {
             Some(authority) => authority.as_str().as_bytes(),
-            None => self.headers.of_kind(Kind::Host).next().map_or(&[], Value::as_bytes),
+            None => self.headers.first(Kind::Host).map_or(&[], Value::as_bytes),
         }
     }
 
@@ -52,9 +52,9 @@ impl RequestHead {
     }
 
     /// Takes a field away that a shared head hardly ever has.
-    pub fn remove(head: &mut Rc<Self>, name: HeaderName) {
-        if head.headers.contains_key(&name) {
-            Rc::make_mut(head).headers.remove(name);
+    pub fn remove(head: &mut Rc<Self>, kind: Kind) {
+        if head.headers.has(kind) {
+            Rc::make_mut(head).headers.remove_kinds(Kinds::of(&[kind]));
         }
     }
 }

@@ -11,6 +11,10 @@ pub enum Kind {
     Host,
     /// `connection`: it may name more fields that end here.
     Connection,
+    /// `content-type`.
+    ContentType,
+    /// `content-encoding`.
+    ContentEncoding,
     /// `content-length`.
     ContentLength,
     /// `transfer-encoding`.
@@ -51,6 +55,8 @@ impl Kind {
         match name {
             b"host" => Self::Host,
             b"connection" => Self::Connection,
+            b"content-type" => Self::ContentType,
+            b"content-encoding" => Self::ContentEncoding,
             b"content-length" => Self::ContentLength,
             b"transfer-encoding" => Self::TransferEncoding,
             b"te" => Self::Te,
@@ -111,6 +117,8 @@ mod tests {
     #[rstest]
     #[case(Kind::Host, &["host"])]
     #[case(Kind::Connection, &["connection"])]
+    #[case(Kind::ContentType, &["content-type"])]
+    #[case(Kind::ContentEncoding, &["content-encoding"])]
     #[case(Kind::ContentLength, &["content-length"])]
     #[case(Kind::TransferEncoding, &["transfer-encoding"])]
     #[case(Kind::Te, &["te"])]

@@ -3,14 +3,13 @@
 use std::mem::MaybeUninit;
 use std::rc::Rc;
 
-use http::header::{EXPECT, UPGRADE};
 use http::{Method, Uri, Version};
 use httparse::Status;
 
 use super::decoder::Decoder;
 use super::stated::{Length, Stated, Transfer};
 use super::{LONGEST_HEAD, MOST_FIELDS, MessageError, Reader};
-use crate::fields::{Fields, Lines, within};
+use crate::fields::{Fields, Kind, Lines, within};
 use crate::head::RequestHead;
 
 /// A request whose head has come.
@@ -73,13 +72,13 @@ fn asked(head: RequestHead) -> Result<Asked, MessageError> {
     };
     let keeps = if is_old { stated.keeps } else { !stated.closes };
     let headers = &head.headers;
-    let expects =
-        stated.others && headers.get(EXPECT).is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let expects = stated.others
+        && headers.first(Kind::Expect).is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     Ok(Asked {
         keeps: keeps && !is_ambiguous,
         is_ambiguous,
         wants_continue: expects && !is_old && !body.is_over(),
-        wants_upgrade: stated.others && headers.contains_key(UPGRADE),
+        wants_upgrade: stated.others && headers.has(Kind::Upgrade),
         takes_trailers: stated.trailers,
         body,
         head: Rc::new(head),

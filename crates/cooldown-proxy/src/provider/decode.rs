@@ -4,11 +4,10 @@ use std::borrow::Cow;
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::{Decompress, FlushDecompress, Status};
-use http::header::CONTENT_ENCODING;
 use memchr::memchr;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Kind};
 
 /// The most that is decoded of one body, in bytes: a small body can hold gigabytes of nothing.
 const MOST_OUTPUT: usize = 64 << 20;
@@ -65,7 +64,7 @@ pub fn decoded<'a>(headers: &Fields, body: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
 impl Decoder {
     /// For a body with these fields. `None` if its coding is not known.
     pub fn of(headers: &Fields) -> Option<Self> {
-        Self::new(headers.get(CONTENT_ENCODING).map_or("", |coding| coding.to_str().unwrap_or("unknown")))
+        Self::new(headers.first(Kind::ContentEncoding).map_or("", |coding| coding.to_str().unwrap_or("unknown")))
     }
 
     /// For the value of `content-encoding`, empty if there is none. `None` if it is not known.

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,7 +10,7 @@ use serde_json::value::RawValue;
 use super::sse::SseScanner;
 use super::strings::even_null;
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Kind};
 
 /// Removes the chunk that has usage and no choices, and `"usage":null` from all others; everything else passes byte for
 /// byte. Only an event that is not whole yet is held back.
@@ -51,8 +50,8 @@ struct ChatChunk<'a> {
 impl UsageHider {
     /// For a response with these fields; `None` if it is no stream of events, or is compressed.
     pub fn for_response(headers: &Fields) -> Option<Self> {
-        let is_plain = headers.get(CONTENT_ENCODING).is_none_or(|coding| coding == "identity");
-        let content_type = headers.get(CONTENT_TYPE)?.as_bytes();
+        let is_plain = headers.first(Kind::ContentEncoding).is_none_or(|coding| coding == "identity");
+        let content_type = headers.first(Kind::ContentType)?.as_bytes();
         let essence = content_type.split(|byte| *byte == b';').next()?.trim_ascii();
         (is_plain && essence.eq_ignore_ascii_case(b"text/event-stream")).then(Self::default)
     }

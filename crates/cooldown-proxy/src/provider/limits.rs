@@ -199,7 +199,7 @@ pub fn usual_scope(kind: ProviderKind) -> Scope {
 
 /// Whether a response has a field that is worth a look: most have none, and this is asked of each.
 pub fn speak_of_limits(headers: &Fields) -> bool {
-    headers.kinds().has(Kind::Limits)
+    headers.has(Kind::Limits)
 }
 
 /// Which readers have something to read, found in one pass over the names.

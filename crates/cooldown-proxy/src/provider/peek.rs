@@ -132,6 +132,10 @@ pub fn model_of_path(path: &str) -> Option<&str> {
         "streamRawPredict",
         "predictLongRunning",
     ];
+    // Most paths have neither.
+    if !path.contains("s/") {
+        return None;
+    }
     let mut segments = path.split('/');
     while let Some(segment) = segments.next() {
         let model = match segment {

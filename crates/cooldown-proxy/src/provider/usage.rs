@@ -1,14 +1,12 @@
 //! Reads beside a response how many tokens it took, and how it began.
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-
 use super::decode::Decoder;
 use super::document::DocumentScanner;
 use super::event::{Count, Counts, Opening, Told};
 use super::frames::FrameScanner;
 use super::sse::{LineScanner, SseScanner, Text};
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Kind};
 
 /// The tokens that a response took, in one shape for all APIs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,9 +66,9 @@ enum Format {
 impl UsageReader {
     /// For a response with these fields; `None` if its body is of a kind, or has a coding, in which no usage is found.
     pub fn for_response(headers: &Fields) -> Option<Self> {
-        let text = |name| headers.get(name).map_or(Some(""), |value| value.to_str().ok());
-        let format = Format::of(text(CONTENT_TYPE)?)?;
-        let decoder = Decoder::new(text(CONTENT_ENCODING)?)?;
+        let text = |kind| headers.first(kind).map_or(Some(""), |value| value.to_str().ok());
+        let format = Format::of(text(Kind::ContentType)?)?;
+        let decoder = Decoder::new(text(Kind::ContentEncoding)?)?;
         Some(Self { decoder, format, told: Told::default() })
     }
 

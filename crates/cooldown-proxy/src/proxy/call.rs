@@ -5,12 +5,11 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
 
 use super::body_memory::Held;
 use super::error::ProxyError;
 use super::request_body::{Read, RequestBody, WholeError};
-use crate::fields::Fields;
+use crate::fields::{Fields, Kind};
 use crate::head::RequestHead;
 use crate::provider::{Edit, Peek, PeekFault, PromptSize, Reserve, Tokenizer, model_of_path, peek};
 
@@ -123,7 +122,10 @@ impl Call {
 
 /// Whether a request carries JSON; `None` if it does not say what it carries.
 pub(super) fn is_json(headers: &Fields) -> Option<bool> {
-    let value = headers.get(CONTENT_TYPE)?;
+    let value = headers.first(Kind::ContentType)?;
+    if value == "application/json" {
+        return Some(true);
+    }
     let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     Some(essence.eq_ignore_ascii_case(b"application/json") || essence.to_ascii_lowercase().ends_with(b"+json"))
 }

@@ -149,7 +149,10 @@ fn shown(name: &[u8]) -> Box<str> {
 
 /// The credentials that a request carries for its upstream, once those for the proxy are removed.
 pub(super) fn credentials(headers: &Fields) -> Option<Value<'_>> {
-    CREDENTIALS.iter().find_map(|name| headers.get(name))
+    let mut given = headers.of_kind(Kind::Credentials);
+    let first = given.next()?;
+    // Where there are several, their order decides.
+    if given.next().is_none() { Some(first) } else { CREDENTIALS.iter().find_map(|name| headers.get(name)) }
 }
 
 /// The credentials that Gemini's callers may send in the query.

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Response, Version};
 
 use super::body::ResponseBody;
 use super::error::ProxyError;
+use crate::fields::Kind;
 use crate::head::RequestHead;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -17,7 +18,7 @@ const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 /// Whether a request is a call of gRPC. That is so only in HTTP/2.
 pub(super) fn is_call(head: &RequestHead) -> bool {
     head.version == Version::HTTP_2
-        && head.headers.get(CONTENT_TYPE).is_some_and(|kind| {
+        && head.headers.first(Kind::ContentType).is_some_and(|kind| {
             let rest = kind.as_bytes().strip_prefix(b"application/grpc");
             rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
         })

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST};
 use http::{HeaderValue, Uri};
 
 use super::arrival::Arrival;
@@ -15,6 +15,7 @@ use super::site::Route;
 use super::told::Forwarded;
 use super::way::Way;
 use crate::config::model::ProviderKind;
+use crate::fields::Kind;
 use crate::head::RequestHead;
 use crate::http1::length_in;
 use crate::provider::{Edit, rewrite};
@@ -59,7 +60,7 @@ impl Outgoing {
                 let edits: Vec<Edit> = renamed(call, route).into_iter().chain(usage).collect();
                 // What comes after the body can be sent in chunks only.
                 if !edits.is_empty() && call.trailers.is_none() {
-                    RequestHead::remove(&mut head, TRANSFER_ENCODING);
+                    RequestHead::remove(&mut head, Kind::TransferEncoding);
                 }
                 if asks_usage {
                     // What only we asked for is removed again, which takes a response that can be read.
@@ -67,8 +68,8 @@ impl Outgoing {
                 }
                 let pieces = rewrite(body, edits);
                 let length: usize = pieces.iter().map(bytes::Bytes::len).sum();
-                let in_chunks = head.headers.contains_key(TRANSFER_ENCODING);
-                let stated = head.headers.get(CONTENT_LENGTH).and_then(|length| length_in(length.as_bytes()));
+                let in_chunks = head.headers.has(Kind::TransferEncoding);
+                let stated = head.headers.first(Kind::ContentLength).and_then(|length| length_in(length.as_bytes()));
                 if !in_chunks && stated != Some(length as u64) {
                     Rc::make_mut(&mut head).headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
                 }

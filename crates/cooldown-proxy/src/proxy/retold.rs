@@ -1,10 +1,9 @@
 //! An upstream's answer for a client whose response began before there was one: plain, and in events, whatever comes.
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
 
 use super::error::{ProxyError, Speech};
-use crate::fields::Fields;
+use crate::fields::{Fields, Kind};
 use crate::provider::Decoder;
 
 /// A longer answer in one piece cannot be told as an event, in bytes.
@@ -60,7 +59,7 @@ impl Retold {
 }
 
 fn is_event_stream(headers: &Fields) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+    headers.first(Kind::ContentType).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
 #[cfg(test)]
@@ -70,7 +69,7 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use http::HeaderValue;
-    use http::header::CONTENT_ENCODING;
+    use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
     use super::*;
 

@@ -6,13 +6,12 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::EXPECT;
 use hyper::body::Body;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::request_body::{Passing, RequestBody};
-use crate::fields::Fields;
+use crate::fields::{Fields, Kind};
 use crate::upstream::Lease;
 
 /// For how long a body is read for nobody, and for how long an upstream that has answered may take nothing of it; nginx's
@@ -27,7 +26,7 @@ impl Unread {
     /// What may be left of a body. Nothing of one that waits for a `100 Continue`: it may never be sent.
     pub(super) fn of(body: &RequestBody, fields: &Fields) -> Option<Self> {
         match body {
-            RequestBody::Passing(passing) if !fields.contains_key(EXPECT) => Some(Self(passing.clone())),
+            RequestBody::Passing(passing) if !fields.has(Kind::Expect) => Some(Self(passing.clone())),
             _ => None,
         }
     }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::deadline::Deadline;
 use super::sending::Sending;
+use crate::fields::Kind;
 use crate::head::{RequestHead, ResponseHead};
 use crate::http1::{Coding, Decoder, MessageError, Reader, WriteError, Writer, length_in, read_answer};
 use crate::proxy::Forwarded;
@@ -203,14 +204,14 @@ impl Connection {
 /// How the upstream is told where the body ends. Says so in the fields where nobody has.
 fn coding(head: &mut Rc<RequestHead>, body: Option<&RequestBody>) -> Coding {
     let Some(body) = body else {
-        RequestHead::remove(head, TRANSFER_ENCODING);
+        RequestHead::remove(head, Kind::TransferEncoding);
         return Coding::Length(0);
     };
-    if head.headers.contains_key(TRANSFER_ENCODING) {
-        RequestHead::remove(head, CONTENT_LENGTH);
+    if head.headers.has(Kind::TransferEncoding) {
+        RequestHead::remove(head, Kind::ContentLength);
         return Coding::chunked(&head.headers);
     }
-    let stated = head.headers.get(CONTENT_LENGTH).and_then(|length| length_in(length.as_bytes()));
+    let stated = head.headers.first(Kind::ContentLength).and_then(|length| length_in(length.as_bytes()));
     if let Some(length) = stated {
         return Coding::Length(length);
     }
