@@ -8,12 +8,9 @@ use http::{HeaderValue, StatusCode, Version};
 use hyper::body::Body;
 use hyper::ext::ReasonPhrase;
 
-use super::{Coding, length_in};
+use super::{Coding, USUAL_HEAD, length_in};
 use crate::fields::{Kind, write_field};
 use crate::head::ResponseHead;
-
-/// What most heads of answers take, in bytes.
-const USUAL_HEAD: usize = 512;
 
 /// What an answer must fit.
 #[derive(Debug, Clone, Copy)]

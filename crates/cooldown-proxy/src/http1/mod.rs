@@ -26,6 +26,8 @@ pub(crate) use side::Side;
 pub(crate) use stated::length_in;
 pub use writer::{Coding, Filled, WriteError, Writer};
 
+/// What most heads take when they are written, in bytes.
+pub(crate) const USUAL_HEAD: usize = 512;
 /// The longest head of a message, in bytes.
 pub(crate) const LONGEST_HEAD: usize = 64 * 1024;
 /// The most fields in one head or in trailers.

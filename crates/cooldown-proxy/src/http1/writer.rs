@@ -79,6 +79,14 @@ impl<B> Default for Writer<B> {
 }
 
 impl Coding {
+    /// How much a body takes behind its head, in bytes: a short one leaves with it.
+    pub fn room(&self) -> usize {
+        match self {
+            Self::Length(length) if *length <= SHORT as u64 => *length as usize,
+            _ => 0,
+        }
+    }
+
     /// Chunks, with the trailers that a head announces.
     pub fn chunked(headers: &Fields) -> Self {
         let names = headers.get_all(TRAILER).filter_map(|value| value.to_str().ok());

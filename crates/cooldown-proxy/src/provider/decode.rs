@@ -69,8 +69,11 @@ impl Decoder {
 
     /// For the value of `content-encoding`, empty if there is none. `None` if it is not known.
     pub(super) fn new(content_encoding: &str) -> Option<Self> {
+        if content_encoding.is_empty() {
+            return Some(Self { coding: Coding::Identity, room: MOST_OUTPUT });
+        }
         let coding = match content_encoding.trim().to_ascii_lowercase().as_str() {
-            "" | "identity" => Coding::Identity,
+            "identity" => Coding::Identity,
             "gzip" | "x-gzip" => Coding::Gzip { header: Vec::new() },
             "deflate" => Coding::Deflate,
             "br" => Coding::Brotli(Box::new(BrotliState::new(<_>::default(), <_>::default(), <_>::default()))),

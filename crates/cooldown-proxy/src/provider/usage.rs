@@ -117,6 +117,10 @@ impl UsageReader {
 
 impl Format {
     fn of(content_type: &str) -> Option<Self> {
+        // As nearly all that is in one piece has it.
+        if content_type == "application/json" {
+            return Some(Self::Document(DocumentScanner::default()));
+        }
         let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match essence.as_str() {
             "text/event-stream" => Some(Self::Events(SseScanner::default())),

@@ -16,13 +16,10 @@ use super::deadline::Deadline;
 use super::sending::Sending;
 use crate::fields::Kind;
 use crate::head::{RequestHead, ResponseHead};
-use crate::http1::{Coding, Decoder, MessageError, Reader, WriteError, Writer, length_in, read_answer};
+use crate::http1::{Coding, Decoder, MessageError, Reader, USUAL_HEAD, WriteError, Writer, length_in, read_answer};
 use crate::proxy::Forwarded;
 use crate::proxy::request_body::RequestBody;
 use crate::stream::Stream;
-
-/// What most heads of requests take, in bytes.
-const USUAL_HEAD: usize = 512;
 
 /// An established connection that carries one request at a time.
 #[derive(Debug)]
@@ -135,7 +132,9 @@ impl Connection {
         self.awaited = if head.method == Method::HEAD { Awaited::HeadOnly } else { Awaited::Answer };
         let body = Some(body).filter(|body| !body.is_end_stream());
         let coding = coding(&mut head, body.as_ref());
-        self.writer.begin(written(&head, forwarded.as_ref()), body, coding);
+        let mut out = Vec::with_capacity(USUAL_HEAD + coding.room());
+        write_head(&head, forwarded.as_ref(), &mut out);
+        self.writer.begin(out, body, coding);
     }
 
     /// Writes what there is to write. What stands in the way of that matters only if no answer comes either: an upstream may
@@ -223,15 +222,13 @@ fn coding(head: &mut Rc<RequestHead>, body: Option<&RequestBody>) -> Coding {
     Coding::chunked(&head.headers)
 }
 
-/// A request's head as it is sent (RFC 9112 §3).
-fn written(head: &RequestHead, forwarded: Option<&Forwarded>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(USUAL_HEAD);
+/// Writes a request's head as it is sent (RFC 9112 §3).
+fn write_head(head: &RequestHead, forwarded: Option<&Forwarded>, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    head.headers.write(&mut out, |_, _| true);
-    forwarded.into_iter().for_each(|forwarded| forwarded.write(&mut out));
+    head.headers.write(out, |_, _| true);
+    forwarded.into_iter().for_each(|forwarded| forwarded.write(out));
     out.extend_from_slice(b"\r\n");
-    out
 }
