@@ -73,7 +73,7 @@ impl Decoder {
             return Some(Self { coding: Coding::Identity, room: MOST_OUTPUT });
         }
         let coding = match content_encoding.trim().to_ascii_lowercase().as_str() {
-            "identity" => Coding::Identity,
+            "" | "identity" => Coding::Identity,
             "gzip" | "x-gzip" => Coding::Gzip { header: Vec::new() },
             "deflate" => Coding::Deflate,
             "br" => Coding::Brotli(Box::new(BrotliState::new(<_>::default(), <_>::default(), <_>::default()))),
