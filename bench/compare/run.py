@@ -74,7 +74,7 @@ def measure(options):
     found |= built()
     peers = {name: peer for name, peer in PROXIES.items() if name in wanted and peer.program in found}
     gateways = {name: peer for name, peer in gateways.items() if peer.program in found}
-    length = {"rounds": 1, "seconds": 2, "turns": 3} if options.quick else {"rounds": 3, "seconds": 5, "turns": 16}
+    length = {"rounds": 1, "seconds": 2, "turns": 3} if options.quick else {"rounds": 3, "seconds": 5, "turns": 48}
     bench = Bench(found, {**peers, OURS: COOLDOWN}, **length)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: stopped"))
     try:
