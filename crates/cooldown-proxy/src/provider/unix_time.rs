@@ -3,11 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use cooldown_pacer::LONGEST_PERIOD;
-use http::header::DATE;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Kind};
 
 /// Farther away than this, in either direction, a time is taken for nonsense.
 pub(super) const ABSURD: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -39,7 +38,7 @@ impl UnixTime {
 
     /// When the response was made, by its own `Date`, so that the clocks of both sides need not agree; else `received`.
     pub(super) fn of_response(headers: &Fields, received: Self) -> Self {
-        let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+        let date = headers.first(Kind::Date).and_then(|date| date.to_str().ok());
         date.and_then(Self::from_http_date).unwrap_or(received)
     }
 

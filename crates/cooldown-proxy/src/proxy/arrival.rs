@@ -116,8 +116,8 @@ impl Arrival {
 
     /// Gives a caller whose earlier request was sent away its age back. SDKs that try again by themselves say so.
     fn recall(&mut self, site: &Site) {
-        let Some(retry) = self.head.headers.get(headers::RETRY_COUNT) else { return };
-        let length = self.head.headers.get(http::header::CONTENT_LENGTH).map_or(&b""[..], Value::as_bytes);
+        let Some(retry) = self.head.headers.first(Kind::RetryCount) else { return };
+        let length = self.head.headers.first(Kind::ContentLength).map_or(&b""[..], Value::as_bytes);
         let request = [self.head.method.as_str().as_bytes(), self.head.uri.path().as_bytes(), length].join(&b'\n');
         let trace = Trace { flow: self.caller.flow, request: site.pacing.hash(&request) };
         if retry != "0"

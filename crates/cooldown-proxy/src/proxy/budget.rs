@@ -5,10 +5,9 @@ use std::time::Duration;
 use cooldown_pacer::Urgency;
 use http::HeaderName;
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Kind};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
-const PRIORITY: HeaderName = HeaderName::from_static("priority");
 /// In which SDKs tell how long they will wait for a response, in seconds. The first one that is there counts.
 const TIMEOUTS: [HeaderName; 3] = [
     HeaderName::from_static("x-stainless-read-timeout"),
@@ -34,7 +33,7 @@ pub(super) fn wait_budget(headers: &Fields, max_wait: Duration) -> Duration {
 
 /// The urgency that a request states (RFC 9218 §4.1).
 pub(super) fn urgency(headers: &Fields) -> Option<Urgency> {
-    let members = headers.get_all(PRIORITY).filter_map(|value| value.to_str().ok());
+    let members = headers.of_kind(Kind::Priority).filter_map(|value| value.to_str().ok());
     let levels = members.flat_map(|value| value.split(',')).filter_map(|member| {
         let value = member.trim().strip_prefix("u=")?;
         let value = value.split_once(';').map_or(value, |(value, _)| value);
@@ -88,7 +87,6 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::fields::Kind;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> Fields {
         fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::HeaderValue;
-use http::header::UPGRADE;
 use hyper::body::Body;
 use tokio::time::{Instant, sleep};
 
@@ -26,6 +25,7 @@ use super::tunnel::ClientEnd;
 use super::unread::Unread;
 use super::way::Leg;
 use super::worker::Worker;
+use crate::fields::Kind;
 use crate::head::ResponseHead;
 use crate::http1::MessageError;
 use crate::pacing::{Admission, Outcome, Permit, Place};
@@ -231,7 +231,7 @@ fn finished(worker: &Worker, journey: &Journey, mut answer: Box<Answer>, arrival
     answer.upgrade = arrival.upgrade.take();
     answer.unread = Unread::of(&arrival.body, &arrival.head.headers).filter(|unread| !unread.is_empty());
     let (version, headers) = (answer.head.version, &mut answer.head.headers);
-    answer.protocol = answer.upgrade.as_ref().and_then(|_| headers.get(UPGRADE)?.to_value());
+    answer.protocol = answer.upgrade.as_ref().and_then(|_| headers.first(Kind::Upgrade)?.to_value());
     if answer.meter.as_ref().is_some_and(|meter| meter.hides()) {
         headers.remove(http::header::CONTENT_LENGTH);
     }

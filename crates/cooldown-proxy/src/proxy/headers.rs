@@ -12,9 +12,6 @@ use crate::fields::{Fields, Kind, Kinds, Value};
 pub(super) const CLIENT: HeaderName = HeaderName::from_static("x-cooldown-client");
 pub(super) const SOURCE: HeaderName = HeaderName::from_static("x-cooldown-source");
 
-/// What an SDK says about how often it has asked before.
-pub(super) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
-
 pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
@@ -38,7 +35,7 @@ const NOT_TO_CLIENT: Kinds =
 /// passed on. What the upstream is told of the way comes beside them: see [`Forwarded`](super::told::Forwarded).
 pub(super) fn to_upstream(headers: &mut Fields, upgrade: bool) {
     let kinds = headers.kinds();
-    let protocol = upgrade.then(|| headers.get(UPGRADE).and_then(Value::to_value)).flatten();
+    let protocol = upgrade.then(|| headers.first(Kind::Upgrade).and_then(Value::to_value)).flatten();
     let trailers = kinds.has(Kind::Te) && accepts_trailers(headers);
     remove(headers, kinds, NOT_TO_UPSTREAM);
     if trailers {
@@ -57,7 +54,7 @@ pub(super) fn to_upstream(headers: &mut Fields, upgrade: bool) {
 
 /// Whether `connection` asks for another protocol (RFC 9110 §7.8).
 pub(super) fn names_upgrade(headers: &Fields) -> bool {
-    let values = headers.get_all(CONNECTION).filter_map(|value| value.to_str().ok());
+    let values = headers.of_kind(Kind::Connection).filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
 }
 
@@ -103,7 +100,7 @@ fn is_needed(name: &[u8]) -> bool {
 
 /// Whether `te` says that trailers are welcome (RFC 9110 §10.1.4).
 fn accepts_trailers(headers: &Fields) -> bool {
-    let values = headers.get_all(TE).filter_map(|value| value.to_str().ok());
+    let values = headers.of_kind(Kind::Te).filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|member| {
         let coding = member.split_once(';').map_or(member, |(coding, _)| coding);
         coding.trim().eq_ignore_ascii_case("trailers")

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use http::header::TRANSFER_ENCODING;
 use http::{Method, Version};
 
 use super::error::ProxyError;
@@ -55,7 +54,7 @@ fn named(head: &RequestHead) -> Result<Target<'_>, ProxyError> {
 
 /// The last coding is taken for the framing; one that reads several differently must not stand behind us.
 fn check_framing(headers: &Fields) -> Result<(), ProxyError> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING);
+    let mut codings = headers.of_kind(Kind::TransferEncoding);
     let Some(first) = codings.next() else { return Ok(()) };
     if codings.next().is_some() {
         return Err(ProxyError::InvalidRequest("`transfer-encoding` is repeated"));
